@@ -1,0 +1,67 @@
+# One entry for every job of this repository; `make help` lists them. Everything it makes lands under build/.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+VENV := build/venv
+BIN := $(CURDIR)/$(VENV)/bin
+ARGS ?=
+
+# The copy of the collection that playbooks run from: the built archive, installed. Unit tests, lint and sanity read the checkout instead.
+INSTALLED = ANSIBLE_COLLECTIONS_PATH="$(CURDIR)/build/collections:$$(echo $(CURDIR)/$(VENV)/lib/python3.*/site-packages)" PATH="$(BIN):$$PATH"
+
+.PHONY: help venv dev collection lint lint-light sanity unit molecule test test-fast demo demo-upgrade demo-down bench lock clean
+
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+venv: ## everything the other targets need, into build/venv, from requirements.lock by hash (a no-op while the lock is unchanged)
+	@scripts/venv
+
+dev: venv
+	@mkdir -p build/dev/ansible_collections/openrtc
+	@ln -sfnT "$(CURDIR)" build/dev/ansible_collections/openrtc/livekit
+
+collection: venv ## build the archive and install it into build/collections (a no-op while no file changed)
+	@scripts/collection
+
+lint: dev ## yamllint, ansible-lint (production profile), and this repository's own rules
+	@scripts/lint
+
+lint-light: dev ## lint without ansible-lint: seconds
+	@scripts/lint --light
+
+sanity: venv ## ansible-test sanity, all of its tests
+	@scripts/sanity $(ARGS)
+
+unit: dev ## pytest tests/unit (ARGS="-k word" selects)
+	@PYTHONPATH="$(CURDIR)/build/dev" $(BIN)/python -m pytest tests/unit -q $(ARGS)
+
+molecule: collection ## molecule scenarios on the lab (ARGS="default" selects)
+	@$(INSTALLED) scripts/molecule $(ARGS)
+
+test: ## lint, sanity, unit, molecule; the last line is the sum
+	@scripts/test lint sanity unit molecule
+
+test-fast: ## what needs no lab: lint-light and unit
+	@scripts/test lint-light unit
+
+demo: collection ## six hosts, a cluster on them, real calls, an upgrade under them; report in build/demo
+	@$(INSTALLED) scripts/demo up
+
+demo-upgrade: collection ## one more upgrade of the demo cluster under calls
+	@$(INSTALLED) scripts/demo upgrade
+
+demo-down: collection ## remove what the demo made
+	@$(INSTALLED) scripts/demo down
+
+bench: collection ## tests/bench/*.py one after the other; raw JSON under build/bench
+	@$(INSTALLED) scripts/bench $(ARGS)
+
+lock: ## requirements.lock anew from requirements.txt and requirements-dev.in
+	@scripts/venv lock
+
+clean: ## remove build/ (run demo-down first if the lab is up)
+	rm -rf build .ansible
