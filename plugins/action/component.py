@@ -1,0 +1,87 @@
+# Copyright: openrtc.livekit contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The control machine's half of the component module: it renders templates and reads files, the host does the rest."""
+from __future__ import annotations
+
+import os
+import typing as t
+
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible.template import trust_as_template
+
+MODULE = "openrtc.livekit.component"
+# The same as ansible.builtin.template, so that a template behaves as its author expects.
+OVERRIDES = {"trim_blocks": True, "lstrip_blocks": False, "newline_sequence": "\n"}
+
+
+class ActionModule(ActionBase):
+    """Turns O(templates) and the O(files[].src) of the control machine into plain contents, then runs the module once."""
+
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        task_vars = task_vars or {}
+        result = super().run(tmp, task_vars)
+        del tmp
+        args = dict(self._task.args)
+        files = [self._file(item) for item in self._items(args, "files")]
+        rendered = [self._template(item, task_vars) for item in self._items(args, "templates")]
+        args.pop("templates", None)
+        args["files"] = [*files, *rendered]
+        result.update(self._execute_module(module_name=MODULE, module_args=args, task_vars=task_vars))
+        return result
+
+    @staticmethod
+    def _items(args: dict[str, t.Any], option: str) -> list[dict[str, t.Any]]:
+        items = args.get(option) or []
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise AnsibleActionFail(f"'{option}' must be a list of mappings, got: {type(items).__name__}")
+        return [dict(item) for item in items]
+
+    def _file(self, item: dict[str, t.Any]) -> dict[str, t.Any]:
+        src = item.pop("src", None)
+        if src is not None:
+            if item.get("content") is not None:
+                raise AnsibleActionFail(f"files: {item.get('dest')} has both 'src' and 'content'; give one of them")
+            item["content"] = self._read("files", src)
+        return self._guard(item)
+
+    def _template(self, item: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
+        src, dest, extra = item.pop("src", None), item.get("dest"), item.pop("vars", None) or {}
+        if not src or not dest:
+            raise AnsibleActionFail(f"templates: an item needs 'src' and 'dest', got src={src} dest={dest}")
+        path = self._needle("templates", src)
+        variables = dict(task_vars)
+        variables.setdefault("ansible_managed", "Ansible managed")
+        variables.update(template_path=src, template_fullpath=path, template_destpath=dest)
+        variables.update(extra)
+        search = [*task_vars.get("ansible_search_path", []), self._loader.get_basedir(), os.path.dirname(path)]
+        search = [folder for base in search for folder in (os.path.join(base, "templates"), base)]
+        templar = self._templar.copy_with_new_env(searchpath=search, available_variables=variables)
+        try:
+            text = templar.template(trust_as_template(self._text(path)), escape_backslashes=False, overrides=OVERRIDES)
+        except AnsibleError as err:
+            raise AnsibleActionFail(f"templates: could not render {src} for {dest}: {err}") from err
+        item["content"] = "" if text is None else str(text)
+        return self._guard(item)
+
+    @staticmethod
+    def _guard(item: dict[str, t.Any]) -> dict[str, t.Any]:
+        """Contents of secret files travel in an option that Ansible never prints."""
+        if item.get("secret") and item.get("content") is not None:
+            item["secret_content"] = item.pop("content")
+        return item
+
+    def _needle(self, folder: str, src: str) -> str:
+        try:
+            return self._find_needle(folder, src)
+        except AnsibleError as err:
+            raise AnsibleActionFail(f"could not find {src} in the role's {folder}: {err}") from err
+
+    def _text(self, path: str) -> str:
+        return self._loader.get_text_file_contents(path)
+
+    def _read(self, folder: str, src: str) -> str:
+        return self._text(self._needle(folder, src))
