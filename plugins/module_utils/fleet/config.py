@@ -39,6 +39,8 @@ _PLAIN_SCALAR = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*")
 _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "y", "n", "null"}
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SECRET_WORDS = ("password", "secret", "credential", "keys")
+# Parts of livekit_turn that are not LiveKit's: PEM texts -> (file beside config.yaml, LiveKit's key for its path).
+_PEM_FILES = {"certificate": ("turn.crt", "cert_file"), "private_key": ("turn.key", "key_file")}
 # Peers that the embedded TURN server refuses unless they are allowed by name.
 _RESTRICTED = tuple(ipaddress.ip_network(n) for n in (
     "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "169.254.0.0/16", "fc00::/7", "fe80::/10", "::1/128",
@@ -116,12 +118,16 @@ class Model:
 
     @classmethod
     def from_vars(cls, values: t.Mapping[str, t.Any]) -> Model:
-        """From {livekit_version: …, livekit_keys: …, …}; other names are left alone. FleetError where a value has the wrong shape."""
+        """From {livekit_version: …, livekit_keys: …, …}, or the same names without "livekit_" if none has it; other names are left alone.
+
+        FleetError where a value has the wrong shape.
+        """
+        prefix = "livekit_" if any(name.startswith("livekit_") for name in values) else ""
         fields: dict[str, t.Any] = {}
         wrong: list[Problem] = []
         for field in dataclasses.fields(cls):
             name = f"livekit_{field.name}"
-            value = plain(values.get(name))
+            value = plain(values.get(prefix + field.name))
             if value is None:
                 continue
             kind = {"keys": dict, "redis": dict, "turn": dict, "webhook": dict, "server_config": dict, "known_keys": list,
@@ -201,8 +207,11 @@ def restricted_routes(addresses: t.Iterable[str]) -> list[str]:
     return [f"{ip}/{ip.max_prefixlen}" for ip in sorted(found, key=lambda ip: (ip.version, int(ip)))]
 
 
-def render(model: Model, ports: slots.Ports, key_file: str, peers: t.Iterable[str] = ()) -> dict[str, t.Any]:
-    """LiveKit's configuration for one slot. `peers`: the node IPs of all media hosts, to which TURN may relay if they are private."""
+def render(model: Model, ports: slots.Ports, key_file: str, directory: str = "", peers: t.Iterable[str] = ()) -> dict[str, t.Any]:
+    """LiveKit's configuration for one slot.
+
+    directory: where `extra_files` will lie; peers: the node IPs of all media hosts, to which TURN may relay even if they are private.
+    """
     first, last = ports.udp
     own: dict[str, t.Any] = {
         "port": ports.signal,
@@ -223,16 +232,32 @@ def render(model: Model, ports: slots.Ports, key_file: str, peers: t.Iterable[st
         "turn": {"enabled": True, "allow_restricted_peer_cidrs": restricted_routes([model.node_ip, *peers]) or None} if model.turn.get("enabled") else None,
     }
     config = _known_only(merge({}, own), model.version)
-    sections = {"redis": model.redis or None, "turn": _turn_section(model, ports), "webhook": model.webhook or None}
+    sections = {"redis": model.redis or None, "turn": _turn_section(model, ports, directory), "webhook": model.webhook or None}
     return merge(merge(config, sections), model.server_config)
 
 
-def _turn_section(model: Model, ports: slots.Ports) -> dict[str, t.Any] | None:
+def _turn_section(model: Model, ports: slots.Ports, directory: str) -> dict[str, t.Any] | None:
     if not model.turn.get("enabled"):
         return None
-    start, end = ports.turn_relay
-    listen = {name: None if model.turn.get(name) == 0 else port for name, port in (("tls_port", ports.turn_tls), ("udp_port", ports.turn_udp))}
-    return {**model.turn, **listen, "relay_range_start": start, "relay_range_end": end}
+    section = {name: value for name, value in model.turn.items() if name not in _PEM_FILES}
+    for file in extra_files(model):
+        name = next(key for known, key in _PEM_FILES.values() if known == file)
+        section[name] = f"{directory}/{file}" if directory else file
+    section["tls_port"] = None if model.turn.get("tls_port") == 0 else ports.turn_tls
+    section["udp_port"] = None if model.turn.get("udp_port") == 0 else ports.turn_udp
+    section["relay_range_start"], section["relay_range_end"] = ports.turn_relay
+    return section
+
+
+def extra_files(model: Model) -> dict[str, str]:
+    """{file name: content} that belong beside config.yaml: the TURN certificate and its key, where livekit_turn holds them as PEM text.
+
+    So they are part of the generation, and a renewal is a change like any other.
+    """
+    turn = model.turn
+    if not turn.get("enabled") or turn.get("tls_port") == 0 or turn.get("external_tls"):
+        return {}
+    return {file: str(turn[name]) for name, (file, _key) in _PEM_FILES.items() if turn.get(name)}
 
 
 def _known_only(config: dict[str, t.Any], version: str, prefix: str = "") -> dict[str, t.Any]:
@@ -514,7 +539,8 @@ def _check_keys(case: _Case) -> t.Iterator[Problem]:
 
 def _check_sections(case: _Case) -> t.Iterator[Problem]:
     model = case.model
-    for variable, section in (("redis", model.redis), ("turn", model.turn), ("webhook", model.webhook)):
+    turn = {name: value for name, value in model.turn.items() if name not in _PEM_FILES}
+    for variable, section in (("redis", model.redis), ("turn", turn), ("webhook", model.webhook)):
         for problem in unknown_keys({variable: section}, model.version, model.known_keys):
             yield dataclasses.replace(problem, where=f"livekit_{problem.where}")
     for problem in unknown_keys(model.server_config, model.version, model.known_keys):
@@ -613,13 +639,23 @@ def _check_turn(case: _Case) -> t.Iterator[Problem]:
         elif isinstance(domain, str) and not _DOMAIN.fullmatch(domain):
             yield Problem("turn_domain", f"{where}.domain", f'"{domain}" is no domain LiveKit accepts (lower case, at least one dot, no port or scheme)',
                           "Write for example turn.example.org")
-        missing = [name for name in ("cert_file", "key_file") if not turn.get(name)]
-        if missing and not turn.get("external_tls"):
-            yield Problem("turn_certificate", where, f"TURN/TLS is enabled without {' and '.join(missing)}",
-                          "Set both, or external_tls: true if the balancer ends TLS")
+        if not turn.get("external_tls"):
+            yield from _check_turn_certificate(turn, where)
     versions = {ip.version for ip in _ips(case.model.node_ip)}
     if versions and 4 not in versions and "bind_addresses" not in turn:
         yield Problem("turn_node_ip", where, "TURN listens on IPv4 and the node has no IPv4 address", "Set bind_addresses, or an IPv4 livekit_node_ip")
+
+
+def _check_turn_certificate(turn: dict[str, t.Any], where: str) -> t.Iterator[Problem]:
+    for pem, (_file, path), mark in (("certificate", _PEM_FILES["certificate"], "CERTIFICATE"), ("private_key", _PEM_FILES["private_key"], "PRIVATE KEY")):
+        text = turn.get(pem)
+        if not text and not turn.get(path):
+            yield Problem("turn_certificate", f"{where}.{pem}", f"TURN/TLS is enabled without {pem} (PEM text) or {path} (a path on the host)",
+                          "Set it, or external_tls: true if the balancer ends TLS")
+        elif text and turn.get(path):
+            yield Problem("turn_certificate", f"{where}.{pem}", f"{pem} and {path} are both set", "Keep one of them")
+        elif text and not (isinstance(text, str) and re.search(f"^-----BEGIN [A-Z ]*{mark}-----", text, re.MULTILINE)):
+            yield Problem("turn_certificate", f"{where}.{pem}", f"is no PEM text with a BEGIN {mark} line", "Give the content of the file, not its path")
 
 
 def _check_node_ips(case: _Case) -> t.Iterator[Problem]:
