@@ -1,0 +1,219 @@
+# Copyright: openrtc.livekit contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Carries out the plan of fleet.generation on one host: start beside, gate, serve, drain. Documented in modules/generation.py."""
+from __future__ import annotations
+
+import time
+import typing as t
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import config, generation, probe
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.balancers import haproxy
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.host import mask
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.slots import Layout
+
+ARGUMENT_SPEC: dict[str, t.Any] = {
+    "model": {"type": "dict", "required": True},
+    "gates": {"type": "list", "elements": "str", "choices": ["node", "call", "balancer"], "default": ["node", "call", "balancer"]},
+    "balancers": {"type": "list", "elements": "dict", "default": [], "options": {
+        "url": {"type": "str", "required": True}, "username": {"type": "str"}, "password": {"type": "str", "no_log": True}}},
+    "probe_address": {"type": "str"},
+    "peers": {"type": "list", "elements": "str", "default": []},
+    "ready_timeout": {"type": "float", "default": 20},
+    "call_timeout": {"type": "float", "default": 20},
+    "balancer_timeout": {"type": "float", "default": 15},
+    "layout": {"type": "dict", "default": {}},
+    "address": {"type": "str", "default": "127.0.0.1"},
+    "config_dir": {"type": "path", "default": "/etc/livekit/slots"},
+    "state_dir": {"type": "path", "default": "/var/lib/livekit/slots"},
+    "opt_dir": {"type": "path", "default": "/opt/livekit"},
+}
+MAX_CLOCK_OFFSET = 1.0  # seconds from Redis' clock, so that two hosts are never more than twice that apart
+HOST_OPTIONS = ("layout", "address", "config_dir", "state_dir", "opt_dir")
+
+
+class ActionModule(ActionBase):
+    _supports_check_mode = True
+    _supports_diff = True
+    _supports_async = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        result = super().run(tmp, task_vars)
+        dummy, args = self.validate_argument_spec(argument_spec=ARGUMENT_SPEC)
+        change = Change(self, args, task_vars or {})
+        try:
+            result.update(change.run())
+        except FleetError as exc:
+            result.update(failed=True, changed=change.changed, timeline=change.timeline, **exc.as_result())
+        return result
+
+
+class Desired:
+    """The generation a host should run: its name and, for a slot, its files."""
+
+    def __init__(self, args: dict[str, t.Any], layout: Layout) -> None:
+        self.layout, self.config_dir, self.peers = layout, args["config_dir"], args["peers"]
+        self.model = config.Model.from_vars(args["model"])
+        self.certificates = read_certificates(self.model)
+        # Slot 1 stands for all: a generation is the same whatever slot it runs in.
+        self.name = generation.digest({"version": self.model.version, "keys": self.model.keys, "certificates": self.certificates,
+                                       "config": self.config(1)})
+
+    def config(self, slot: int) -> dict[str, t.Any]:
+        base = f"{self.config_dir}/{slot}"
+        out = config.render(self.model, self.layout.ports(slot), f"{base}/keys.yaml", self.peers)
+        for name in self.certificates:
+            out["turn"]["cert_file" if name == "turn.crt" else "key_file"] = f"{base}/{name}"
+        return out
+
+    def files(self, slot: int) -> dict[str, str]:
+        return {"config.yaml": config.to_yaml(self.config(slot)), "keys.yaml": config.to_yaml(self.model.keys), **self.certificates}
+
+
+def read_certificates(model: config.Model) -> dict[str, str]:
+    """{"turn.crt": PEM, "turn.key": PEM} of the embedded TURN/TLS, read on the control machine: they belong to the generation."""
+    if not model.turn.get("enabled") or model.turn.get("external_tls"):
+        return {}
+    found = {}
+    for name, key in (("turn.crt", "cert_file"), ("turn.key", "key_file")):
+        if not model.turn.get(key):
+            continue
+        try:
+            with open(model.turn[key], encoding="utf-8") as handle:
+                found[name] = handle.read()
+        except OSError as exc:
+            raise FleetError("read the TURN certificate", f"livekit_turn.{key} on the control machine", exc, "Correct the path",
+                             code="turn_certificate") from exc
+    return found
+
+
+class Change:
+    """One run on one host."""
+
+    def __init__(self, action: ActionModule, args: dict[str, t.Any], task_vars: dict[str, t.Any]) -> None:
+        self.action, self.args, self.task_vars = action, args, task_vars
+        self.host = task_vars.get("inventory_hostname", "host")
+        self.begin = time.monotonic()
+        self.timeline: list[dict[str, t.Any]] = []
+        self.changed = False
+        self.probe: dict[str, t.Any] | None = None
+
+    def run(self) -> dict[str, t.Any]:
+        layout = Layout.from_mapping(self.args["layout"])
+        desired = Desired(self.args, layout)
+        seen = self.module("slot_info", config=True, redis=desired.model.redis or None)
+        config.raise_for(config.problems(desired.model, layout, vcpus=seen["vcpus"]))
+        self.check_redis(seen.get("redis") or {})
+        slots = [generation.Slot.from_mapping(row) for row in seen["slots"]]
+        plan = generation.plan(desired.name, desired.model.version, slots, redis=bool(desired.model.redis))
+        result = {"changed": plan.changed, "generation": desired.name, "slot": plan.slot, "drained": list(plan.drain), "reason": plan.reason,
+                  "diff": self.diff(seen["slots"], plan, desired)}
+        if plan.changed and not self.action._task.check_mode:
+            self.execute(plan, desired)
+            seen = self.module("slot_info")
+        return {**result, "slots": [{k: v for k, v in row.items() if k != "config"} for row in seen["slots"]],
+                "timeline": self.timeline, **({"probe": self.probe} if self.probe else {})}
+
+    def check_redis(self, redis: dict[str, t.Any]) -> None:
+        """Redis must be usable from this host and the clocks must agree, before anything changes."""
+        if redis.get("failure"):
+            if self.action._task.check_mode:  # a first run in check mode: Redis itself may be among what would be installed
+                Display().display(f"  {self.host}: {redis['failure']['tried']}: {redis['failure']['got']} (check mode goes on)")
+                return
+            raise failure(redis["failure"])
+        offset = redis.get("clock_offset", 0.0)
+        if abs(offset) > MAX_CLOCK_OFFSET:
+            raise FleetError("compare the clocks", self.host, f"its clock differs from that of Redis by {offset:+.1f} s",
+                             f"Nodes compare each other's clocks and take one that is {2 * MAX_CLOCK_OFFSET:g} s off for dead: run chrony on every host",
+                             code="clock_skew", clock_offset=offset)
+
+    def execute(self, plan: generation.Plan, desired: Desired) -> None:
+        if plan.stop:
+            self.slot(list(plan.stop), "draining", wait_empty=30.0)
+        if plan.start:
+            self.slot([plan.slot], "started", redis=desired.model.redis or None, generation=desired.name, version=desired.model.version,
+                      files=desired.files(plan.slot), timeout=self.args["ready_timeout"])
+        if plan.gate:
+            self.gate(plan.slot, desired)
+        if plan.drain:
+            self.slot(list(plan.drain), "draining")
+
+    def gate(self, slot: int, desired: Desired) -> None:
+        """The call, then service, then the balancer. A failure takes the new node away and leaves the old one alone."""
+        gates = self.args["gates"]
+        try:
+            if "call" in gates:
+                self.call(slot, desired)
+        except FleetError:
+            self.slot([slot], "discarded")
+            raise
+        self.slot([slot], "serving", generation=desired.name)
+        if "balancer" not in gates or not self.args["balancers"]:
+            return
+        try:
+            haproxy.wait_taken(self.args["balancers"], haproxy.server_name(self.host, slot), timeout=self.args["balancer_timeout"])
+            self.note("balancer takes it", slot)
+        except FleetError:
+            self.slot([slot], "draining")  # not discarded: callers may have come in by another balancer
+            raise
+
+    def call(self, slot: int, desired: Desired) -> None:
+        row = next(r for r in self.module("slot_info")["slots"] if r["slot"] == slot)
+        address = self.args["probe_address"] or self.args["address"]
+        key, secret = next(iter(desired.model.keys.items()))
+        request = {"url": f"http://{address}:{row['ports']['signal']}", "key": key, "secret": secret, "node_id": row["node_id"],
+                   "timeout": self.args["call_timeout"]}
+        answer = probe.run_in_child([request], timeout=self.args["call_timeout"] + 15)[0]
+        if answer.get("failure"):
+            raise failure(answer["failure"])
+        self.probe = answer
+        self.note("call passed", slot)
+
+    # -- helpers -------------------------------------------------------------------------------------------------
+
+    def slot(self, slots: list[int], state: str, **options: t.Any) -> None:
+        self.changed = True
+        self.module("slot", slots=slots, state=state, **options)
+        self.note(state, *slots)
+
+    def note(self, step: str, *slots: int) -> None:
+        names = ", ".join(str(s) for s in slots)
+        self.timeline.append({"t": round(time.monotonic() - self.begin, 2), "at": round(time.time(), 2), "step": step, "slots": list(slots)})
+        Display().display(f"  {self.host}: slot {names} {step} ({self.timeline[-1]['t']:.1f} s)")
+
+    def module(self, name: str, **options: t.Any) -> dict[str, t.Any]:
+        """Run one of our modules on the host; its failure becomes a FleetError again."""
+        args = {**{k: self.args[k] for k in HOST_OPTIONS}, **{k: v for k, v in options.items() if v is not None}}
+        out = self.action._execute_module(module_name=f"openrtc.livekit.{name}", module_args=args, task_vars=self.task_vars)
+        if out.get("failed"):
+            trace = str(out.get("module_stderr") or out.get("exception") or "")[-800:]
+            raise failure({"tried": f"run module {name}", "on": self.host, "got": out.get("msg", "failed"), "fix": trace, **(out.get("failure") or {})})
+        return out
+
+    def diff(self, rows: list[dict[str, t.Any]], plan: generation.Plan, desired: Desired) -> list[dict[str, t.Any]]:
+        """What --diff shows: the slots, and the configuration of the node that leaves against the one that comes."""
+        before = {r["slot"]: f"{r['label']} {r['version'] or ''} {r['generation'] or ''}".strip() for r in rows}
+        after = {**before, **{s: "draining " + before[s].split(" ", 1)[-1] for s in plan.drain}, **{s: "free" for s in plan.stop}}
+        if plan.start or plan.gate:
+            after[plan.slot] = f"serving {desired.model.version} {desired.name}"
+        shown = [{"before_header": "slots", "after_header": "slots", "before": _lines(before), "after": _lines(after)}]
+        if plan.start:
+            left = plan.drain or plan.stop
+            old = next((r["config"] for r in rows if left and r["slot"] == left[0]), "")
+            shown.append({"before_header": "config.yaml", "after_header": f"config.yaml of slot {plan.slot}", "before": old + "\n" if old else "",
+                          "after": mask(desired.files(plan.slot)["config.yaml"])})
+        return shown
+
+
+def failure(values: dict[str, t.Any]) -> FleetError:
+    """The FleetError that a module or a child process has told as a mapping."""
+    f = dict(values)
+    return FleetError(f.pop("tried"), f.pop("on"), f.pop("got"), f.pop("fix"), **f)
+
+
+def _lines(labels: dict[int, str]) -> str:
+    return "".join(f"slot {slot}: {label}\n" for slot, label in sorted(labels.items()))

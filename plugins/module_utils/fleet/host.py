@@ -1,0 +1,264 @@
+# Copyright: openrtc.livekit contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The slots of the host this runs on: read them, start, serve, drain and stop them. Thin: it executes, it never decides.
+
+Each livekit-server gets at most one SIGTERM: drain() refuses a unit that is not active, and nothing here restarts one.
+
+Note that this module util is PRIVATE to the collection.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+import typing as t
+import urllib.error
+import urllib.request
+
+from . import config
+from .errors import FleetError
+from .generation import Slot
+from .slots import Layout
+
+Run = t.Callable[[t.List[str]], t.Tuple[int, str, str]]
+
+UNIT = "livekit-server@{0}.service"
+_NODE_ID = re.compile(r'node_id="(ND_\w+)"')
+_GAUGE = re.compile(r"^(livekit_room_total|livekit_participant_total)\{[^}]*\} (\S+)", re.M)
+_SECRET = re.compile(r"(?m)^(\s*-?\s*\S*(?:password|secret|credential)\S*:\s*).+$")
+
+
+def mask(text: str) -> str:
+    """A configuration text that may be shown: values of passwords, secrets and credentials are starred."""
+    return _SECRET.sub(r"\g<1>********", text)
+
+
+def http_get(url: str, timeout: float = 2.0) -> tuple[int | None, str]:
+    """(status, body) of a GET; status None when nothing answered. No proxy: these are the host's own ports."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=timeout) as answer:
+            return answer.status, answer.read().decode("utf-8", "replace")
+    except urllib.error.HTTPError as exc:
+        return exc.code, ""
+    except (OSError, ValueError):
+        return None, ""
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class SlotHost:
+    """The slots of this host. `run` executes a command and returns (rc, stdout, stderr), as AnsibleModule.run_command does."""
+
+    def __init__(self, run: Run, layout: Layout, config_dir: str = "/etc/livekit/slots", state_dir: str = "/var/lib/livekit/slots",
+                 opt_dir: str = "/opt/livekit", address: str = "127.0.0.1", group: str = "livekit") -> None:
+        self.run, self.layout, self.address, self.group = run, layout, address, group
+        self.config_dir, self.state_dir, self.opt_dir = config_dir, state_dir, opt_dir
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def observe(self) -> list[Slot]:
+        """Every slot of the layout, and those beyond it that still run (a layout that shrank)."""
+        units = self._units()
+        numbers = sorted(set(self.layout.numbers) | set(units))
+        return [self._observe(n, units.get(n, {})) for n in numbers]
+
+    def _units(self) -> dict[int, dict[str, str]]:
+        names = {n: UNIT.format(n) for n in self.layout.numbers}
+        listed = self.run(["systemctl", "list-units", "--plain", "--no-legend", "--all", UNIT.format("*")])[1]
+        for name in re.findall(r"livekit-server@(\d+)\.service", listed):
+            names.setdefault(int(name), UNIT.format(name))
+        rc, out, dummy = self.run(
+            ["systemctl", "show", "--timestamp=unix", "-p", "Id,ActiveState,MainPID,ActiveEnterTimestamp,UnitFileState", *names.values()])
+        if rc != 0:
+            return {}
+        units = {}
+        for block in out.strip().split("\n\n"):
+            values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+            found = re.search(r"@(\d+)\.service", values.get("Id", ""))
+            if found:
+                units[int(found[1])] = values
+        return {n: v for n, v in units.items() if n in self.layout.numbers or v.get("ActiveState") not in ("inactive", "failed")}
+
+    def _observe(self, n: int, unit: dict[str, str]) -> Slot:
+        meta = self._meta(n)
+        pid = int(unit.get("MainPID") or 0) or None
+        values: dict[str, t.Any] = {
+            "slot": n, "state": unit.get("ActiveState", "inactive"), "pid": pid, "generation": meta.get("generation"),
+            "version": (self._running_version(pid) if pid else None) or meta.get("version"), "intact": self._intact(n, meta),
+            "gate": self._read(f"{self.state_dir}/{n}/gate"), "enabled": unit.get("UnitFileState") == "enabled",
+        }
+        if pid:
+            stamp = unit.get("ActiveEnterTimestamp", "").lstrip("@")
+            values["since"] = float(stamp) if stamp.isdigit() and stamp != "0" else None
+            values.update(self.measure(n))
+        return Slot(**values)
+
+    def measure(self, n: int) -> dict[str, t.Any]:
+        """{http, node_id, rooms, participants} as the node in slot n tells them itself."""
+        ports = self.layout.ports(n)
+        status = http_get(f"http://{self.address}:{ports.signal}/")[0]
+        metrics = http_get(f"http://{self.address}:{ports.metrics}/metrics")[1]
+        gauges = {name: int(float(value)) for name, value in _GAUGE.findall(metrics)}
+        node = _NODE_ID.search(metrics)
+        out: dict[str, t.Any] = {"http": status, "node_id": node[1] if node else None}
+        if node:
+            out["rooms"] = gauges.get("livekit_room_total", 0)
+            out["participants"] = gauges.get("livekit_participant_total", 0)
+        return out
+
+    def config_text(self, n: int) -> str:
+        """The configuration file of slot n with its secrets masked, "" where there is none."""
+        return mask(self._read(f"{self.config_dir}/{n}/config.yaml") or "")
+
+    def _read(self, path: str) -> str | None:
+        try:
+            with open(path, encoding="utf-8") as handle:
+                return handle.read().strip()
+        except OSError:
+            return None
+
+    def _meta(self, n: int) -> dict[str, t.Any]:
+        try:
+            return json.loads(self._read(f"{self.config_dir}/{n}/generation.json") or "{}")
+        except ValueError:
+            return {}
+
+    def _intact(self, n: int, meta: dict[str, t.Any]) -> bool:
+        for name, want in (meta.get("files") or {}).items():
+            try:
+                with open(f"{self.config_dir}/{n}/{name}", "rb") as handle:
+                    if sha256(handle.read()) != want:
+                        return False
+            except OSError:
+                return False
+        return True
+
+    def _running_version(self, pid: int) -> str | None:
+        try:
+            exe = os.readlink(f"/proc/{pid}/exe")
+        except OSError:
+            return None
+        found = re.match(re.escape(self.opt_dir) + r"/([^/]+)/livekit-server", exe)
+        return found[1] if found else None
+
+    # -- doing ---------------------------------------------------------------------------------------------------
+
+    def write(self, n: int, generation: str, version: str, files: t.Mapping[str, str]) -> None:
+        """Lay down a generation in slot n, which must not run. Files 0640, directory 0750, root:livekit."""
+        binary = f"{self.opt_dir}/{version}/livekit-server"
+        if not os.path.exists(binary):
+            raise FleetError("write a generation", f"slot {n}", f"{binary} does not exist",
+                             "Install the release first (module openrtc.livekit.release)", code="release_absent", version=version)
+        final, fresh = f"{self.config_dir}/{n}", f"{self.config_dir}/.{n}.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        try:
+            os.makedirs(fresh, mode=0o750)
+            meta = {"generation": generation, "version": version, "created_at": int(time.time()),
+                    "files": {name: sha256(text.encode()) for name, text in files.items()}}
+            for name, text in {**files, "generation.json": json.dumps(meta, indent=1, sort_keys=True) + "\n"}.items():
+                self._put(f"{fresh}/{name}", text)
+            os.symlink(binary, f"{fresh}/server")
+            self._own(fresh, 0o750)
+        except OSError as exc:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise FleetError("write a generation", f"slot {n} in {self.config_dir}", exc,
+                             "Nothing was started and nothing that runs was touched; free space or fix the directory, then run again",
+                             code="write_failed") from exc
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(fresh, final)
+        self.set_gate(n, None)
+
+    def _put(self, path: str, text: str) -> None:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640)
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            out.write(text)
+        self._own(path, 0o640)
+
+    def _own(self, path: str, mode: int) -> None:
+        os.chmod(path, mode)
+        if os.geteuid() == 0:
+            shutil.chown(path, "root", self.group)
+
+    def set_gate(self, n: int, generation: str | None) -> None:
+        """Record which generation passed its gates in slot n; the agent check reads it. None takes the mark away."""
+        path = f"{self.state_dir}/{n}/gate"
+        if generation is None:
+            if os.path.exists(path):
+                os.unlink(path)
+            return
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        with open(path + ".new", "w", encoding="utf-8") as out:
+            out.write(generation + "\n")
+        os.chmod(path + ".new", 0o644)
+        os.replace(path + ".new", path)
+
+    def static_check(self, n: int) -> None:
+        """Let the release itself read the configuration. Judged by its words: it exits 0 even on errors (facts 1.9)."""
+        base = f"{self.config_dir}/{n}"
+        dummy, out, err = self.run([f"{base}/server", "--config", f"{base}/config.yaml", "ports"])
+        config.raise_for(config.static_problems(out + "\n" + err), f"slot {n}")
+
+    def start(self, n: int) -> None:
+        self._systemctl("start", n, "--no-block")
+
+    def wait_ready(self, n: int, timeout: float, registered: t.Callable[[str], bool]) -> Slot:
+        """Until the node answers 200 and `registered(node_id)` holds. Raises FleetError gate_http or gate_registry."""
+        end, seen = time.monotonic() + timeout, {}
+        while time.monotonic() < end:
+            seen = self.measure(n)
+            if seen["http"] == 200 and seen["node_id"] and registered(seen["node_id"]):
+                return next(s for s in self.observe() if s.slot == n)
+            time.sleep(0.25)
+        code = "gate_registry" if seen.get("http") == 200 and seen.get("node_id") else "gate_http"
+        got = (f"node {seen['node_id']} answers but is not in the registry as SERVING" if code == "gate_registry"
+               else f"GET / gave {seen.get('http') or 'no answer'} after {timeout:g} s")
+        raise FleetError("bring up a node", f"slot {n}, port {self.layout.ports(n).signal}", got,
+                         "See `log` for what the server said" if code == "gate_http" else "Check that the node reaches Redis and that the clocks agree",
+                         code=code, slot=n, log=self.journal(n))
+
+    def journal(self, n: int, lines: int = 25) -> list[str]:
+        out = self.run(["journalctl", "--no-pager", "-o", "cat", "-n", str(lines), "-u", UNIT.format(n)])[1]
+        return [mask(line) for line in out.splitlines()]
+
+    def serve(self, n: int, generation: str) -> None:
+        """The generation passed: it starts at boot from now on, and the agent check lets the balancer in."""
+        self._systemctl("enable", n)
+        self.set_gate(n, generation)
+
+    def drain(self, n: int) -> bool:
+        """One SIGTERM, only to an active unit; False when there was nothing to signal. Returns at once."""
+        self._systemctl("disable", n)
+        state = self.run(["systemctl", "show", "-p", "ActiveState", "--value", UNIT.format(n)])[1].strip()
+        if state not in ("active", "activating"):
+            return False
+        self._systemctl("stop", n, "--no-block")
+        return True
+
+    def discard(self, n: int, timeout: float = 5.0) -> None:
+        """End a node that never passed its gates, hence holds no calls: one SIGTERM, then SIGKILL if it does not listen."""
+        gate, meta = self._read(f"{self.state_dir}/{n}/gate"), self._meta(n)
+        if gate and gate == meta.get("generation"):
+            raise FleetError("discard a slot", f"slot {n}", "its generation passed the gates and may hold calls", "Drain it instead", code="slot_serving")
+        if self.drain(n):
+            end = time.monotonic() + timeout
+            while time.monotonic() < end and self._active(n):
+                time.sleep(0.2)
+            if self._active(n):
+                self._systemctl("kill", n, "--signal=SIGKILL")
+        self.run(["systemctl", "reset-failed", UNIT.format(n)])
+
+    def _active(self, n: int) -> bool:
+        state = self.run(["systemctl", "show", "-p", "ActiveState", "--value", UNIT.format(n)])[1].strip()
+        return state not in ("inactive", "failed")
+
+    def _systemctl(self, verb: str, n: int, *options: str) -> None:
+        rc, out, err = self.run(["systemctl", *options, verb, UNIT.format(n)])
+        if rc != 0:
+            raise FleetError(f"{verb} the unit", UNIT.format(n), (err or out).strip(), "See journalctl on this host", code="systemctl", slot=n)

@@ -1,0 +1,160 @@
+#!/usr/bin/python
+# Copyright: openrtc.livekit contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: slot_info
+short_description: Tell what the slots of a media host run
+version_added: 0.1.0
+description:
+  - Reads each slot of a host, from systemd, from the files of its generation and from the node itself.
+  - Needs nothing but Python and systemd on the host; on a host without either every slot is free.
+author: openrtc.livekit contributors (@openrtc)
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
+  - openrtc.livekit._registry
+  - openrtc.livekit._slots
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+  platform:
+    platforms: posix
+options:
+  config:
+    description: Return the configuration file of each slot too, with secrets masked.
+    type: bool
+    default: false
+seealso:
+  - module: openrtc.livekit.slot
+  - module: openrtc.livekit.generation
+  - module: openrtc.livekit.node_info
+"""
+
+EXAMPLES = r"""
+- name: What runs here?
+  openrtc.livekit.slot_info:
+    layout: "{{ livekit_layout }}"
+  register: slots
+
+- name: Fail when a slot has failed
+  ansible.builtin.assert:
+    that: slots.slots | selectattr('label', 'eq', 'failed') | length == 0
+"""
+
+RETURN = r"""
+slots:
+  description: One entry per slot, in the order of their numbers.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    slot:
+      description: Number of the slot.
+      type: int
+    label:
+      description: One of V(serving), V(gating), V(draining), V(failed), V(free).
+      type: str
+    state:
+      description: ActiveState of the systemd unit.
+      type: str
+    version:
+      description: LiveKit version of the running binary, or of the files where nothing runs.
+      type: str
+    generation:
+      description: Generation of the files in the slot.
+      type: str
+    gate:
+      description: Generation that passed its gates in this slot.
+      type: str
+    intact:
+      description: Whether the files are still those that the generation was written with.
+      type: bool
+    enabled:
+      description: Whether the slot starts at boot.
+      type: bool
+    pid:
+      description: Main process.
+      type: int
+    since:
+      description: When the unit became active, in Unix seconds.
+      type: float
+    node_id:
+      description: LiveKit's identifier of the node, new at each start.
+      type: str
+    rooms:
+      description: Rooms hosted by the node.
+      type: int
+    participants:
+      description: Participants hosted by the node.
+      type: int
+    http:
+      description: Status of C(GET /) on the signalling port.
+      type: int
+    ports:
+      description: The ports of the slot.
+      type: dict
+    config:
+      description: Configuration file with secrets masked.
+      returned: O(config=true)
+      type: str
+  sample:
+    - {slot: 1, label: serving, version: 1.13.5, generation: 0a1b2c3d4e5f, node_id: ND_abc, rooms: 4, participants: 9}
+vcpus:
+  description: Number of CPUs the host shows to a node.
+  returned: success
+  type: int
+redis:
+  description: What this host finds at Redis.
+  returned: when O(redis) is given
+  type: dict
+  contains:
+    clock_offset:
+      description: Seconds by which the clock of this host is ahead of that of Redis.
+      type: float
+    failure:
+      description: Why Redis cannot be used from here; the module itself does not fail for that.
+      type: dict
+"""
+
+import os
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.openrtc.livekit.plugins.module_utils import _slot_module
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import registry
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
+
+
+def look_at_redis(settings: dict[str, t.Any]) -> dict[str, t.Any]:
+    try:
+        store = registry.connect(settings)
+        store.check_access()
+        return {"clock_offset": store.clock_offset()}
+    except FleetError as exc:
+        return {"failure": exc.failure}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={**_slot_module.argument_spec(), **_slot_module.redis_spec(), "config": {"type": "bool", "default": False}},
+        supports_check_mode=True,
+    )
+    try:
+        host = _slot_module.slot_host(module)
+        rows = [_slot_module.as_row(slot, host) for slot in host.observe()]
+    except FleetError as exc:
+        module.fail_json(**exc.as_result())
+    if module.params["config"]:
+        for row in rows:
+            row["config"] = host.config_text(row["slot"])
+    redis = module.params["redis"]
+    module.exit_json(changed=False, slots=rows, vcpus=len(os.sched_getaffinity(0)), **({"redis": look_at_redis(redis)} if redis else {}))
+
+
+if __name__ == "__main__":
+    main()
