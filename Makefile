@@ -7,10 +7,12 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 VENV := build/venv
 BIN := $(CURDIR)/$(VENV)/bin
+PYTHON ?= python3
 ARGS ?=
 
 # The copy of the collection that playbooks run from: the built archive, installed. Unit tests, lint and sanity read the checkout instead.
-INSTALLED = ANSIBLE_COLLECTIONS_PATH="$(CURDIR)/build/collections:$$(echo $(CURDIR)/$(VENV)/lib/python3.*/site-packages)" PATH="$(BIN):$$PATH"
+# (Collections of PyPI's `ansible` package are found in the virtual environment without being named.)
+INSTALLED = ANSIBLE_COLLECTIONS_PATH="$(CURDIR)/build/collections" PATH="$(BIN):$$PATH"
 
 .PHONY: help venv dev collection lint lint-light sanity unit molecule test test-fast demo demo-upgrade demo-down bench lock clean
 
@@ -18,7 +20,7 @@ help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 venv: ## everything the other targets need, into build/venv, from requirements.lock by hash (a no-op while the lock is unchanged)
-	@scripts/venv
+	@PYTHON="$(PYTHON)" scripts/venv
 
 dev: venv
 	@mkdir -p build/dev/ansible_collections/openrtc
@@ -43,10 +45,10 @@ molecule: collection ## molecule scenarios on the lab (ARGS="default" selects)
 	@$(INSTALLED) scripts/molecule $(ARGS)
 
 test: ## lint, sanity, unit, molecule; the last line is the sum
-	@scripts/test lint sanity unit molecule
+	@$(PYTHON) scripts/stages.py lint sanity unit molecule
 
 test-fast: ## what needs no lab: lint-light and unit
-	@scripts/test lint-light unit
+	@$(PYTHON) scripts/stages.py lint-light unit
 
 demo: collection ## six hosts, a cluster on them, real calls, an upgrade under them; report in build/demo
 	@$(INSTALLED) scripts/demo up
@@ -57,7 +59,7 @@ demo-upgrade: collection ## one more upgrade of the demo cluster under calls
 demo-down: collection ## remove what the demo made
 	@$(INSTALLED) scripts/demo down
 
-bench: collection ## tests/bench/*.py one after the other; raw JSON under build/bench
+bench: dev collection ## tests/bench/*.py one after the other; raw JSON under build/bench
 	@$(INSTALLED) scripts/bench $(ARGS)
 
 lock: ## requirements.lock anew from requirements.txt and requirements-dev.in
