@@ -179,9 +179,9 @@ def raise_for(found: t.Iterable[Problem], on: str = "the livekit_* variables") -
     found = list(found)
     if not found:
         return
-    listing = "".join(f"\n{i}. {problem}" for i, problem in enumerate(found, 1))
-    raise FleetError("accept the configuration", on, f"{len(found)} {'problem' if len(found) == 1 else 'problems'}, nothing was changed{listing}",
-                     "\nCorrect this and run again", code=found[0].code if len(found) == 1 else "bad_configuration",
+    listing = "".join(f"\n{number}. {problem}" for number, problem in enumerate(found, 1))
+    raise FleetError("accept the configuration", on, "1 problem" if len(found) == 1 else f"{len(found)} problems",
+                     f"Nothing was changed. Correct and run again:{listing}", code=found[0].code if len(found) == 1 else "bad_configuration",
                      problems=[problem.as_dict() for problem in found])
 
 

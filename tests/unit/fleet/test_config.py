@@ -125,8 +125,9 @@ def test_merge(base: t.Any, over: t.Any, expected: t.Any) -> None:
 
 AWKWARD = {
     "plain": "info", "empty": "", "yes": "no", "number": "0123", "float": "1e3", "date": "2024-01-01", "time": "12:30:45", "quote": 'a"b\'c\\d',
-    "hash": "a # b", "colon": "a: b", "lines": "one\ntwo\n", "tab": "a\tb", "unicode": "Zoë 😀 \x85 \u2028 \x7f", "space": " x ", "dash": "- a", "star": "*a",
-    "null": "null", "tilde": "~", "int": 7, "negative": -1, "truth": True, "nothing": None, "ratio": 0.9, "list": ["a", 1, {"b": [1, 2], "c": "d"}, [], {}],
+    "hash": "a # b", "colon": "a: b", "lines": "one\ntwo\n", "tab": "a\tb", "unicode": "Zoë 😀 \x85 \u2028 \x7f", "space": " x ",
+    "dash": "- a", "star": "*a", "null": "null",
+    "tilde": "~", "int": 7, "negative": -1, "truth": True, "nothing": None, "ratio": 0.9, "list": ["a", 1, {"b": [1, 2], "c": "d"}, [], {}],
     "nested": [["a", ["b"]], {"x": {"y": []}}], "map": {}, "deep": {"a": {"b": {"c": "d"}}}, "on": "off", "range": "50000-50099", "with space": 1, "":  "x",
 }
 
@@ -586,7 +587,7 @@ def test_raise_for_lists_every_problem_at_once() -> None:
         config.raise_for(config.problems(model(version="1.9.10", keys={"apikey": "short"}), slots.Layout()))
     result = failed.value.as_result()
     assert [p["code"] for p in result["failure"]["problems"]] == ["broken_version", "short_secret"]
-    assert "2 problems, nothing was changed" in result["msg"]
+    assert "2 problems. Nothing was changed. Correct and run again:\n1. " in result["msg"]
     assert "1. livekit_version: LiveKit 1.9.10 panics" in result["msg"] and "2. livekit_keys.apikey: the secret has 5 characters" in result["msg"]
 
 
