@@ -58,37 +58,16 @@ class Desired:
     def __init__(self, args: dict[str, t.Any], layout: Layout) -> None:
         self.layout, self.config_dir, self.peers = layout, args["config_dir"], args["peers"]
         self.model = config.Model.from_vars(args["model"])
-        self.certificates = read_certificates(self.model)
         # Slot 1 stands for all: a generation is the same whatever slot it runs in.
-        self.name = generation.digest({"version": self.model.version, "keys": self.model.keys, "certificates": self.certificates,
+        self.name = generation.digest({"version": self.model.version, "keys": self.model.keys, "files": config.extra_files(self.model),
                                        "config": self.config(1)})
 
     def config(self, slot: int) -> dict[str, t.Any]:
         base = f"{self.config_dir}/{slot}"
-        out = config.render(self.model, self.layout.ports(slot), f"{base}/keys.yaml", self.peers)
-        for name in self.certificates:
-            out["turn"]["cert_file" if name == "turn.crt" else "key_file"] = f"{base}/{name}"
-        return out
+        return config.render(self.model, self.layout.ports(slot), f"{base}/keys.yaml", directory=base, peers=self.peers)
 
     def files(self, slot: int) -> dict[str, str]:
-        return {"config.yaml": config.to_yaml(self.config(slot)), "keys.yaml": config.to_yaml(self.model.keys), **self.certificates}
-
-
-def read_certificates(model: config.Model) -> dict[str, str]:
-    """{"turn.crt": PEM, "turn.key": PEM} of the embedded TURN/TLS, read on the control machine: they belong to the generation."""
-    if not model.turn.get("enabled") or model.turn.get("external_tls"):
-        return {}
-    found = {}
-    for name, key in (("turn.crt", "cert_file"), ("turn.key", "key_file")):
-        if not model.turn.get(key):
-            continue
-        try:
-            with open(model.turn[key], encoding="utf-8") as handle:
-                found[name] = handle.read()
-        except OSError as exc:
-            raise FleetError("read the TURN certificate", f"livekit_turn.{key} on the control machine", exc, "Correct the path",
-                             code="turn_certificate") from exc
-    return found
+        return {"config.yaml": config.to_yaml(self.config(slot)), "keys.yaml": config.to_yaml(self.model.keys), **config.extra_files(self.model)}
 
 
 class Change:
@@ -164,7 +143,7 @@ class Change:
     def call(self, slot: int, desired: Desired) -> None:
         row = next(r for r in self.module("slot_info")["slots"] if r["slot"] == slot)
         address = self.args["probe_address"] or self.args["address"]
-        key, secret = next(iter(desired.model.keys.items()))
+        key, secret = desired.model.credentials()
         request = {"url": f"http://{address}:{row['ports']['signal']}", "key": key, "secret": secret, "node_id": row["node_id"],
                    "timeout": self.args["call_timeout"]}
         answer = probe.run_in_child([request], timeout=self.args["call_timeout"] + 15)[0]

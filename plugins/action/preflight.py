@@ -30,16 +30,16 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         dummy, args = self.validate_argument_spec(argument_spec=ARGUMENT_SPEC)
         claims = [(c["protocol"], c["port"], c["port"], c["use"]) for c in args["claims"]]
+        hosts = hosts_of(args["hosts"], (task_vars or {}).get("hostvars", {}))
         try:
             model = config.Model.from_vars(args["model"])
-            found = config.problems(model, Layout.from_mapping(args["layout"]), server_count=max(1, len(args["hosts"])),
-                                    hosts=hosts_of(args["hosts"], (task_vars or {}).get("hostvars", {})), claims=claims)
+            found = config.problems(model, Layout.from_mapping(args["layout"]), hosts=hosts, claims=claims)
             config.raise_for(found)
         except FleetError as exc:
             result.update(failed=True, **exc.as_result())
         except TypeError as exc:
             result.update(failed=True, msg=f"livekit_layout: {exc}")
-        return {**result, "changed": False}
+        return {**result, "changed": False, "hosts": hosts}
 
 
 def hosts_of(names: t.Sequence[str], hostvars: t.Mapping[str, t.Any]) -> list[dict[str, str]]:

@@ -66,6 +66,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+hosts:
+  description: The media hosts as C(name), C(address) and C(node_ip).
+  returned: success
+  type: list
+  elements: dict
 failure:
   description: What is wrong.
   returned: failure

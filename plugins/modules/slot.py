@@ -81,18 +81,19 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.openrtc.livekit.plugins.module_utils import _slot_module
+from ansible_collections.openrtc.livekit.plugins.module_utils import _registry_module, _slot_module
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import registry
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.generation import Slot
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.host import SlotHost
 
 
-def registered(module: AnsibleModule, since: float) -> t.Callable[[str], bool]:
+def registered(module: AnsibleModule) -> t.Callable[[str], bool]:
     """Whether a node is in the registry, serving and fresh. Without Redis its own answer is all there is."""
-    if not module.params["redis"]:
+    settings = _registry_module.redis_settings(module.params["redis"])
+    if not settings:
         return lambda node_id: True
-    store = registry.connect(module.params["redis"])
+    store = registry.connect(settings)
     store.check_access()
 
     def check(node_id: str) -> bool:
@@ -109,7 +110,7 @@ def start(module: AnsibleModule, host: SlotHost, slot: Slot) -> bool:
         raise FleetError("start a generation", f"slot {slot.slot}", f"it is {slot.label}", "Choose a free slot", code="slot_busy")
     if module.check_mode:
         return True
-    seen = registered(module, time.time())  # Redis must answer before anything changes
+    seen = registered(module)  # Redis must answer before anything changes
     host.write(slot.slot, p["generation"], p["version"], p["files"])
     host.static_check(slot.slot)
     host.start(slot.slot)
@@ -168,7 +169,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **_slot_module.argument_spec(),
-            **registry_spec(),
+            **_registry_module.redis_spec(),
             "slots": {"type": "list", "elements": "int", "required": True},
             "state": {"type": "str", "required": True, "choices": ["started", "serving", "draining", "discarded"]},
             "generation": {"type": "str"},
@@ -201,11 +202,6 @@ def main() -> None:
 
 def _labels(slots: list[Slot]) -> dict[int, str]:
     return {s.slot: f"{s.label} {s.version or ''} {s.generation or ''}".strip() for s in slots}
-
-
-def registry_spec() -> dict[str, t.Any]:
-    """Option redis as in doc fragment _registry."""
-    return {"redis": dict(registry_options())}
 
 
 if __name__ == "__main__":

@@ -125,23 +125,21 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.openrtc.livekit.plugins.module_utils import _slot_module
+from ansible_collections.openrtc.livekit.plugins.module_utils import _registry_module, _slot_module
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import registry
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
 
 
 def look_at_redis(settings: dict[str, t.Any]) -> dict[str, t.Any]:
     try:
-        store = registry.connect(settings)
-        store.check_access()
-        return {"clock_offset": store.clock_offset()}
+        return {"clock_offset": registry.connect(settings).check_access().clock_offset}
     except FleetError as exc:
         return {"failure": exc.failure}
 
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={**_slot_module.argument_spec(), **_slot_module.redis_spec(), "config": {"type": "bool", "default": False}},
+        argument_spec={**_slot_module.argument_spec(), **_registry_module.redis_spec(), "config": {"type": "bool", "default": False}},
         supports_check_mode=True,
     )
     try:
@@ -152,7 +150,7 @@ def main() -> None:
     if module.params["config"]:
         for row in rows:
             row["config"] = host.config_text(row["slot"])
-    redis = module.params["redis"]
+    redis = _registry_module.redis_settings(module.params["redis"])
     module.exit_json(changed=False, slots=rows, vcpus=len(os.sched_getaffinity(0)), **({"redis": look_at_redis(redis)} if redis else {}))
 
 
