@@ -81,8 +81,10 @@ def mapping(flat: list[str]) -> dict[str, str]:
     return dict(zip(flat[::2], flat[1::2]))
 
 
-def same(wanted: str, running: str) -> bool:
-    """Whether two spellings of a setting mean the same (100mb and 104857600, quotes around nothing)."""
+def same(key: str, wanted: str, running: str) -> bool:
+    """Whether two spellings of a setting mean the same (100mb and 104857600, quotes around nothing, event letters in another order)."""
+    if key == "notify-keyspace-events":
+        return set(wanted.replace("A", "g$lshzxetd")) == set(running.replace("A", "g$lshzxetd"))
     def plain(text: str) -> str:
         text = " ".join(text.strip().strip('"').lower().split())
         for suffix, factor in (("kb", 1024), ("mb", 1024**2), ("gb", 1024**3), ("k", 1000), ("m", 1000**2), ("g", 1000**3), ("b", 1)):
@@ -165,7 +167,7 @@ def differences(link: Link, config: dict[str, t.Any], what: str) -> dict[str, tu
     if what == "redis":
         for key, wanted in config["settings"].items():
             running = mapping(link("CONFIG", "GET", key)).get(key)
-            if running is not None and not same(str(wanted), running):
+            if running is not None and not same(key, str(wanted), running):
                 out[key] = (running, str(wanted))
     else:
         running_of = mapping(link("SENTINEL", "MASTER", config["master_name"]))
