@@ -17,8 +17,9 @@ installed collection and from the archive that Ansible sends to a host::
 One request (a JSON object) gives one JSON object; a JSON list gives one line C({"index": n, "result": {...}}) for each
 request as it ends. The exit code is 0 for a failed probe too: C(ok) is false then and C(failure) tells why.
 
-Trust: both the native library and the API client read the environment variable SSL_CERT_FILE, and only once. C(ca_file)
-is therefore put there by C(isolate) before either is loaded. It replaces the system's list for that process.
+Trust: both the native library and the API client read SSL_CERT_FILE and SSL_CERT_DIR from the environment, the latter
+once, at import. C(trust) therefore names C(ca_file) there before either is loaded, beside the system's directory.
+TURN/TLS is beyond that: the native library checks its certificate against a list of public CAs of its own.
 
 Note that this module util is PRIVATE to the collection.
 """
@@ -34,6 +35,7 @@ import math
 import os
 import pathlib
 import re
+import ssl
 import subprocess
 import sys
 import time
@@ -182,9 +184,40 @@ def path_of(stats: t.Iterable[t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
     return out
 
 
+def signal_url(url: str) -> str:
+    """The URL as clients write it: ws for http, wss for https."""
+    return re.sub(r"^http", "ws", url)
+
+
 def loss_percent(received: int, lost: int) -> float | None:
     """Share of packets that never came, in percent; None when none was due."""
     return round(100.0 * lost / (received + lost), 3) if received + lost else None
+
+
+def unmet(
+    result: t.Mapping[str, t.Any], max_join_ms: int | None = None, max_first_media_ms: int | None = None, max_gap_ms: int | None = None,
+    max_loss_percent: float | None = None, transports: t.Collection[str] = (),
+) -> list[dict[str, str]]:
+    """Figures of a call that are not what was asked for: [{got, fix}]."""
+    longest = round(1000 * max((g["seconds"] for g in result["gaps"]), default=0.0))
+    slow = "Look at the load of node and balancer and at the way there (openrtc.livekit.node_info, ping), or allow more."
+    out = []
+    for got, limit, what, unit, fix in (
+        (result["join_ms"], max_join_ms, "joining took", " ms", slow),
+        (result["first_media_ms"], max_first_media_ms, "the first sound took", " ms", slow),
+        (longest, max_gap_ms, "the longest silence was", " ms", slow),
+        (result["loss_percent"], max_loss_percent, "packet loss was", " %",
+         "Look for a full link, a small UDP buffer (net.core.rmem_max, role kernel) or a busy CPU on the node."),
+    ):
+        if limit is not None and (got is None or got > limit):
+            out.append({"got": f"{what} {got}{unit}, more than {limit}{unit}" if got is not None else f"{what}: not known", "fix": fix})
+    if transports and result["transport"] not in transports:
+        out.append({
+            "got": f"media came over {result['transport']}, not {' or '.join(sorted(transports))}",
+            "fix": "tcp instead of udp: the slot's UDP range is closed on the way or rtc.node_ip is wrong. turn: neither UDP nor ICE/TCP "
+                   "came through. udp instead of turn: nothing forces the relay, set transport to relay.",
+        })
+    return out
 
 
 def connect_code(text: str) -> str:
@@ -234,15 +267,20 @@ def fix_for(code: str, url: str = "", node_id: str | None = None, ports: t.Mappi
 # ---------------------------------------------------------------- the SDK
 
 
+def trust(ca_file: str | None, env: t.MutableMapping[str, str]) -> None:
+    """Let a process with this environment trust ca_file besides the system's CAs."""
+    if ca_file:
+        env["SSL_CERT_FILE"] = os.path.abspath(ca_file)
+        env.setdefault("SSL_CERT_DIR", ssl.get_default_verify_paths().openssl_capath)
+
+
 def isolate(ca_file: str | None = None) -> None:
     """Prepare this process for calls: once, before the SDK is loaded.
 
     Sets the CA file, drops HTTP proxies (the native client would send even ws://127.0.0.1 through them, while media
     never takes that way) and keeps the library's debug log out of Python (it costs half of the CPU of a call).
     """
-    if ca_file:
-        os.environ["SSL_CERT_FILE"] = os.path.abspath(ca_file)
-        os.environ.pop("SSL_CERT_DIR", None)
+    trust(ca_file, os.environ)
     for name in PROXIES:
         os.environ.pop(name, None)
     with contextlib.suppress(ImportError, AttributeError):
@@ -313,7 +351,7 @@ class Call:
     ) -> None:
         if transport not in TRANSPORTS:
             raise FleetError("place a call", room, f"transport {transport}", f"Use one of {', '.join(TRANSPORTS)}.", code="probe_argument")
-        self.url, self.room, self.transport = url, room, transport
+        self.url, self.room, self.transport = signal_url(url), room, transport
         self._key, self._secret, self._connect_timeout = key, secret, connect_timeout
         self.heard = Heard(threshold)
         self.started = self.ended = 0.0
@@ -387,7 +425,7 @@ class Call:
             self.joins[who] = round(1000 * (time.time() - begun))
             self._rooms[who] = room
             if self.transport == "tcp":
-                await room.simulate_scenario(rtc.SimulateScenarioKind.SIMULATE_FORCE_TCP)
+                await self._to_tcp(room, rtc)
 
         async def send() -> None:
             await join("publisher")
@@ -404,6 +442,14 @@ class Call:
         if self.failed:
             self.over.set()
         return not self.failed
+
+    @staticmethod
+    async def _to_tcp(room: t.Any, rtc: t.Any) -> None:
+        """Let the server offer nothing but ICE/TCP: the client reconnects, and must be back before it publishes."""
+        back = asyncio.Event()
+        room.on("reconnected", back.set)
+        await room.simulate_scenario(rtc.SimulateScenarioKind.SIMULATE_FORCE_TCP)
+        await asyncio.wait_for(back.wait(), 10)
 
     async def _publish(self, rtc: t.Any) -> None:
         self._source = rtc.AudioSource(RATE, 1, queue_size_ms=800)
@@ -705,6 +751,8 @@ def main() -> None:
         await asyncio.gather(*(one(i, r) for i, r in enumerate(requests)))
 
     asyncio.run(work())
+    out.flush()
+    os._exit(0)  # the native library may abort the process while Python takes itself down
 
 
 def run_in_child(
@@ -721,9 +769,11 @@ def run_in_child(
     env.update(PYTHONPATH=str(pathlib.Path(__file__).parent.parent), PYTHONSAFEPATH="1", PYTHONDONTWRITEBYTECODE="1")
     if ca_file:
         if not os.path.isfile(ca_file):
-            raise FleetError("read the CA file", ca_file, "no such file", "Give the path of a PEM file on the machine that places the call.", code="probe_argument")
-        env["SSL_CERT_FILE"] = os.path.abspath(ca_file)
-        env.pop("SSL_CERT_DIR", None)
+            raise FleetError(
+                "read the CA file", ca_file, "no such file", "Give the path of a PEM file on the machine that places the call.",
+                code="probe_argument",
+            )
+        trust(ca_file, env)
     package = pathlib.Path(__file__).parent.name
     with subprocess.Popen(
         [python or sys.executable, "-m", f"{package}.probe"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
