@@ -19,8 +19,9 @@ from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.slots import
 ARGUMENT_SPEC: dict[str, t.Any] = {
     "model": {"type": "dict", "required": True},
     "gates": {"type": "list", "elements": "str", "choices": ["node", "call", "balancer"], "default": ["node", "call", "balancer"]},
-    "balancers": {"type": "list", "elements": "dict", "default": [], "options": {
-        "url": {"type": "str", "required": True}, "username": {"type": "str"}, "password": {"type": "str", "no_log": True}}},
+    "balancer_pages": {"type": "list", "elements": "str", "default": []},
+    "balancer_username": {"type": "str"},
+    "balancer_password": {"type": "str", "no_log": True},
     "probe_address": {"type": "str"},
     "peers": {"type": "list", "elements": "str", "default": []},
     "ready_timeout": {"type": "float", "default": 20},
@@ -131,10 +132,11 @@ class Change:
             self.slot([slot], "discarded")
             raise
         self.slot([slot], "serving", generation=desired.name)
-        if "balancer" not in gates or not self.args["balancers"]:
+        pages = [{"url": url, "username": self.args["balancer_username"], "password": self.args["balancer_password"]} for url in self.args["balancer_pages"]]
+        if "balancer" not in gates or not pages:
             return
         try:
-            haproxy.wait_taken(self.args["balancers"], haproxy.server_name(self.host, slot), timeout=self.args["balancer_timeout"])
+            haproxy.wait_taken(pages, haproxy.server_name(self.host, slot), timeout=self.args["balancer_timeout"])
             self.note("balancer takes it", slot)
         except FleetError:
             self.slot([slot], "draining")  # not discarded: callers may have come in by another balancer

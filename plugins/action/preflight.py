@@ -8,14 +8,15 @@ import typing as t
 
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.openrtc.livekit.plugins.filter.addresses import addresses
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import config
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.slots import Layout
 
 ARGUMENT_SPEC: dict[str, t.Any] = {
     "model": {"type": "dict", "required": True},
     "layout": {"type": "dict", "default": {}},
     "hosts": {"type": "list", "elements": "str", "default": []},
+    "balancers": {"type": "list", "elements": "str", "default": []},
     "claims": {"type": "list", "elements": "dict", "default": [], "options": {
         "port": {"type": "int", "required": True}, "use": {"type": "str", "required": True},
         "protocol": {"type": "str", "default": "tcp", "choices": ["tcp", "udp"]}}},
@@ -30,23 +31,18 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         dummy, args = self.validate_argument_spec(argument_spec=ARGUMENT_SPEC)
         claims = [(c["protocol"], c["port"], c["port"], c["use"]) for c in args["claims"]]
-        hosts = hosts_of(args["hosts"], (task_vars or {}).get("hostvars", {}))
+        hosts = hosts_of(args["hosts"], args["balancers"], (task_vars or {}).get("hostvars", {}))
         try:
             model = config.Model.from_vars(args["model"])
-            found = config.problems(model, Layout.from_mapping(args["layout"]), hosts=hosts, claims=claims)
+            layout = config.layout_of({"livekit_layout": args["layout"]})
+            found = config.problems(model, layout, hosts=hosts, claims=claims)
             config.raise_for(found)
         except FleetError as exc:
             result.update(failed=True, **exc.as_result())
-        except TypeError as exc:
-            result.update(failed=True, msg=f"livekit_layout: {exc}")
         return {**result, "changed": False, "hosts": hosts}
 
 
-def hosts_of(names: t.Sequence[str], hostvars: t.Mapping[str, t.Any]) -> list[dict[str, str]]:
-    """[{name, address, node_ip}] of the named inventory hosts; an unset address falls back as in the roles' defaults."""
-    found = []
-    for name in names:
-        values = hostvars.get(name, {})
-        address = str(values.get("livekit_address") or values.get("ansible_host") or name)
-        found.append({"name": name, "address": address, "node_ip": str(values.get("livekit_node_ip") or address)})
-    return found
+def hosts_of(names: t.Sequence[str], balancers: t.Collection[str], hostvars: t.Mapping[str, t.Any]) -> list[dict[str, t.Any]]:
+    """[{name, address, node_ip, balancer}] of the named inventory hosts; an unset address falls back as in the roles' defaults."""
+    return [{"name": name, "address": address, "node_ip": str(hostvars[name].get("livekit_node_ip") or address), "balancer": name in balancers}
+            for name, address in addresses(names, hostvars).items()]

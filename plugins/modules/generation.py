@@ -38,27 +38,23 @@ options:
     description:
       - What a new node must pass. V(node) is always part of it (C(GET /) gives 200, the registry shows it serving).
       - V(call) is a real call, pinned to the node, whose media must arrive at this control machine.
-      - V(balancer) waits until every balancer of O(balancers) sends connections to it, before the old node is drained.
+      - V(balancer) waits until every balancer of O(balancer_pages) sends connections to it, before the old node is drained.
     type: list
     elements: str
     choices: [node, call, balancer]
     default: [node, call, balancer]
-  balancers:
-    description: Statistics pages of the HAProxies in front.
+  balancer_pages:
+    description:
+      - Statistics pages, as CSV, of the HAProxies in front. V(http://192.0.2.10:8404/;csv) is one.
     type: list
-    elements: dict
+    elements: str
     default: []
-    suboptions:
-      url:
-        description: Address of the page as CSV, for example C(http://192.0.2.10:8404/;csv).
-        type: str
-        required: true
-      username:
-        description: User of the page.
-        type: str
-      password:
-        description: Password of the page.
-        type: str
+  balancer_username:
+    description: User of these pages.
+    type: str
+  balancer_password:
+    description: Password of these pages.
+    type: str
   peers:
     description: Node addresses of all media hosts, to which the embedded TURN may relay where they are private.
     type: list

@@ -37,6 +37,11 @@ options:
     type: list
     elements: str
     default: []
+  balancers:
+    description: Inventory names of the balancers; a public URL may name one that is a media host too.
+    type: list
+    elements: str
+    default: []
   claims:
     description: Ports that something else on the media hosts uses.
     type: list

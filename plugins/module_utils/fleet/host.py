@@ -26,6 +26,8 @@ from .slots import Layout
 
 Run = t.Callable[[t.List[str]], t.Tuple[int, str, str]]
 
+# A SIGTERM within 0.1 s after the first answer starts a drain that never ends (server.go: Start sets `running` late).
+SETTLE = 0.5
 UNIT = "livekit-server@{0}.service"
 _NODE_ID = re.compile(r'node_id="(ND_\w+)"')
 _GAUGE = re.compile(r"^(livekit_room_total|livekit_participant_total)\{[^}]*\} (\S+)", re.M)
@@ -214,6 +216,7 @@ class SlotHost:
         while time.monotonic() < end:
             seen = self.measure(n)
             if seen["http"] == 200 and seen["node_id"] and registered(seen["node_id"]):
+                time.sleep(SETTLE)
                 return next(s for s in self.observe() if s.slot == n)
             time.sleep(0.25)
         code = "gate_registry" if seen.get("http") == 200 and seen.get("node_id") else "gate_http"
