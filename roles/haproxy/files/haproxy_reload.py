@@ -21,6 +21,7 @@ def ask(path: str, command: str) -> str:
         sock.settimeout(5)
         sock.connect(path)
         sock.sendall(f"{command}\n".encode())
+        sock.shutdown(socket.SHUT_WR)
         data = b""
         while True:
             try:

@@ -61,7 +61,7 @@ def cpu_times(text: str) -> tuple[int, int]:
 class Cpu:
     """Busy share of the host's CPU over the last seconds."""
 
-    def __init__(self, path: str = "/proc/stat", keep: float = 0.6) -> None:
+    def __init__(self, path: str = "/proc/stat", keep: float = 0.9) -> None:
         self.path, self.keep = path, keep
         self.busy = 0.0
         self.last: tuple[int, int] | None = None
