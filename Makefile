@@ -39,7 +39,7 @@ sanity: venv ## ansible-test sanity, all of its tests
 	@scripts/sanity $(ARGS)
 
 unit: dev ## pytest tests/unit (ARGS="-k word" selects)
-	@PYTHONPATH="$(CURDIR)/build/dev" $(BIN)/python -m pytest tests/unit -q $(ARGS)
+	@$(BIN)/python -m pytest tests/unit -q $(ARGS)
 
 molecule: collection ## molecule scenarios on the lab (ARGS="default" selects)
 	@$(INSTALLED) scripts/molecule $(ARGS)

@@ -108,7 +108,7 @@ def action_groups() -> t.Iterator[str]:
 
 # Brackets keep these patterns from finding themselves.
 RESTART = re.compile(
-    r"systemctl\s+(--\S+\s+)*(try-)?(reload-or-)?restar[t]\b[^\n]*livekit-server|\brestar[t]\b[^\n]*livekit-server@|RestartUni[t]\b[^\n]*livekit-server"
+    r"systemctl\s+(--\S+\s+)*(try-)?(reload-or-)?restar[t]\b[^\n]*livekit-server|\.restar[t]\b[^\n]*livekit-server@|RestartUni[t]\b[^\n]*livekit-server"
 )
 RESTARTED = re.compile(r"state:\s*['\"]?(restarte[d])\b")
 MACHINE = re.compile(r"(?:^|[^A-Za-z0-9_.])/(?:wor[k]|far[m]|roo[t])/", re.M)
