@@ -287,7 +287,8 @@ async def _server_infos(urls: list[str], key: str, secret: str, ca_file: str | N
             return exc
         except aiohttp.WSServerHandshakeError as exc:
             code = "api_unauthorized" if exc.status in (401, 403) else "api_error"
-            return FleetError(tried, url, f"HTTP {exc.status}", "Check that the key and secret are in the server's keys, and that this is a LiveKit node", code=code)
+            fix = "Check that the key and secret are in the server's keys, and that this is a LiveKit node"
+            return FleetError(tried, url, f"HTTP {exc.status}", fix, code=code)
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as exc:
             return _unreachable(tried, url, exc, timeout)
         except Exception as exc:  # a server that speaks another protocol  # pylint: disable=broad-except

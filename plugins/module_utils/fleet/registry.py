@@ -658,8 +658,8 @@ class Registry:
         if isinstance(exc, redis.exceptions.ResponseError):
             return FleetError(tried, self._where(), text, "Look at the server's log", code="redis_error")
         if any(word in text for word in _TLS_WORDS):
-            return FleetError(tried, self._where(), text, "Compare redis.tls (enabled, ca_cert_file, server_name, client_cert_file) with the server's TLS settings",
-                              code="redis_tls")
+            fix = "Compare redis.tls (enabled, ca_cert_file, server_name, client_cert_file) with the server's TLS settings"
+            return FleetError(tried, self._where(), text, fix, code="redis_tls")
         return FleetError(
             tried, self._where(), text,
             "Check that redis-server runs, listens on that address (bind, port), that no firewall is in between and that both sides agree on TLS",
@@ -692,7 +692,8 @@ class Registry:
             return cls.parse(raw)
         except (DecodeError, ValueError) as exc:
             raise FleetError("read the registry", f"{what} on {self._where()}", exc,
-                             "This Redis database holds something else than LiveKit's state: give LiveKit a Redis of its own", code="registry_unreadable") from exc
+                             "This Redis database holds something else than LiveKit's state: give LiveKit a Redis of its own",
+                             code="registry_unreadable") from exc
 
 
 def _is_acl(answer: t.Any) -> bool:

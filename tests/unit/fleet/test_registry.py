@@ -75,7 +75,8 @@ def test_snapshot_is_one_round_trip_and_holds_everything(redis_server):
 
 def test_nothing_in_redis_is_an_empty_cluster(redis_server):
     snap = registry.connect({"address": redis_server().address}).snapshot()
-    assert (dict(snap.nodes), dict(snap.room_node_map), snap.rooms, snap.serving(), snap.all_stale, bool(snap.ghosts())) == ({}, {}, frozenset(), [], False, False)
+    assert (dict(snap.nodes), dict(snap.room_node_map), snap.rooms) == ({}, {}, frozenset())
+    assert not snap.serving() and not snap.all_stale and not snap.ghosts()
 
 
 def test_a_dead_node_is_a_ghost_whatever_it_says_of_itself(redis_server):
@@ -324,7 +325,8 @@ def test_a_sentinel_given_as_the_server(redis_server):
 @pytest.mark.parametrize(
     ("config", "code"),
     [
-        ({}, "redis_config"), ({"address": "10.0.0.5"}, "redis_config"), ({"address": "fd00::5:6379"}, "redis_config"), ({"address": "h:99999"}, "redis_config"),
+        ({}, "redis_config"), ({"address": "10.0.0.5"}, "redis_config"), ({"address": "fd00::5:6379"}, "redis_config"),
+        ({"address": "h:99999"}, "redis_config"),
         ({"sentinel_addresses": ["h:26379"]}, "redis_config"), ({"cluster_addresses": ["h:7000"]}, "redis_cluster"),
         ({"address": "h:1", "tls": {"enabled": True, "ca_cert_file": "/nowhere/ca.pem"}}, "redis_config"),
     ],
