@@ -60,8 +60,9 @@ def default_problems(where: str, name: str, option: dict[str, t.Any], value: t.A
     kinds = TYPES.get(option.get("type", "str"), (object,))
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds and object not in kinds):
         yield f"{where}: the default of {name}, {value!r}, is not of its type {option.get('type', 'str')}"
-    if option.get("choices") and value not in option["choices"]:
-        yield f"{where}: the default of {name}, {value!r}, is none of its choices"
+    for one in value if isinstance(value, list) else [value]:
+        if option.get("choices") and one not in option["choices"]:
+            yield f"{where}: the default of {name}, {one!r}, is none of its choices"
 
 
 def argument_specs() -> t.Iterator[str]:
