@@ -28,8 +28,8 @@ def inventory(tmp_path):
         done = subprocess.run(
             [str(pathlib.Path(sys.executable).with_name("ansible-inventory")), *[x for s in sources for x in ("-i", str(s))], "-i", str(path), "--list"],
             capture_output=True, text=True, cwd=tmp_path, check=False,
-            [str(pathlib.Path(sys.executable).with_name("ansible-inventory")), *[x for s in sources for x in ("-i", str(s))],
-             "-i", str(path), "--list"],
+            env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": next(p for p in sys.path if p.endswith("build/dev")),
+                 "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "1",
                  "ANSIBLE_NOCOLOR": "1", "ANSIBLE_HOME": str(tmp_path / "home"), **environment},
         )
         if done.returncode:
