@@ -29,6 +29,7 @@ import array
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import importlib
 import json
 import math
@@ -45,7 +46,7 @@ import uuid
 from .errors import FleetError, require
 
 RATE = 48000  # what Opus uses inside: no resampling in the native library
-BLOCK_MS = 50  # what the listener takes at a time; silences are still measured to the sample
+BLOCK_MS = 100  # what the listener takes at a time; silences are still measured to the sample
 TONE_HZ = 400
 TONE_PEAK = 8000
 LOUD = 1000  # a sample beyond this is the tone, not comfort noise
@@ -313,12 +314,21 @@ def _sdk() -> tuple[t.Any, t.Any]:
     return found[0], found[1]
 
 
+def warm() -> None:
+    """Load the library now, so that no call waits for it."""
+    _sdk()
+    with contextlib.suppress(AttributeError):
+        importlib.import_module("livekit.rtc._ffi_client").FfiClient.instance.queue
+    _tone()
+
+
 def token(key: str, secret: str, room: str, identity: str) -> str:
     """A token to join the room."""
     _rtc, api = _sdk()
     return api.AccessToken(key, secret).with_identity(identity).with_grants(api.VideoGrants(room_join=True, room=room)).to_jwt()
 
 
+@functools.lru_cache(maxsize=1)
 def _tone() -> tuple[bytes, int]:
     """200 ms of the tone as 16-bit samples: whole periods, so that copies join without a click."""
     count = RATE // 5
@@ -739,6 +749,9 @@ def main() -> None:
     files = {r.pop("ca_file", None) for r in requests} - {None}
     parallel = max([int(r.pop("parallel", 4)) for r in requests] or [4])
     isolate(next(iter(files)) if files else None)
+
+    with contextlib.suppress(FleetError, ImportError):  # each request tells it properly
+        warm()
 
     async def work() -> None:
         gate = asyncio.Semaphore(parallel)
