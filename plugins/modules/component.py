@@ -700,13 +700,13 @@ class Component:
             try:
                 rc, out, err = self.module.run_command(argv, handle_exceptions=False)
             except OSError as exc:
-                raise Failure(f"{path} could not be validated: {argv[0]}: {exc.strerror}", path=path) from exc
+                raise Failure(f"{path} could not be validated: {argv[0]}: {exc.strerror}", file=path) from exc
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
         if rc != 0:
             said = "its output is withheld because the file is secret" if item["secret"] else (err + out).replace(name, path).strip()[-3000:]
-            raise Failure(f"{path} was refused by '{item['validate']}' ({rc}), nothing of this call's files was kept: {said}", path=path, rc=rc)
+            raise Failure(f"{path} was refused by '{item['validate']}' ({rc}), nothing of this call's files was kept: {said}", file=path, rc=rc)
 
     def _put_back(self, path: str, data: bytes, st: os.stat_result) -> None:
         name = self._temporary(path, data, stat.S_IMODE(st.st_mode))
