@@ -91,7 +91,8 @@ nodes:
       description: Rooms it hosts.
       type: int
     num_clients:
-      description: Participants it hosts.
+      description:
+        - Participants as the node counts them. Besides those it hosts, these are some whose signalling only passes through it.
       type: int
     mapped_rooms:
       description: Rooms that the registry sends to it.
@@ -100,6 +101,10 @@ nodes:
       description: Their names.
       type: list
       elements: str
+      returned: O(rooms=true)
+    participants:
+      description: Participants in the rooms it hosts.
+      type: int
       returned: O(rooms=true)
     num_tracks_in:
       description: Published tracks.
@@ -184,13 +189,16 @@ from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import regis
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
 
 
-def describe(snapshot: registry.Snapshot, rooms: bool) -> dict[str, t.Any]:
+def describe(snapshot: registry.Snapshot, details: t.Mapping[str, registry.Room] | None) -> dict[str, t.Any]:
+    """The result of the module; details: the rooms by name, None when they were not asked for."""
     by_node = snapshot.rooms_by_node()
     nodes = []
     for node in sorted(snapshot.nodes.values(), key=lambda n: (n.ip, n.started_at, n.id)):
         mapped = by_node.get(node.id, [])
         row = {**node.as_dict(), "age": round(node.age(snapshot.taken_at), 3), "fresh": node.fresh(snapshot.taken_at), "mapped_rooms": len(mapped)}
-        nodes.append({**row, "rooms": mapped} if rooms else row)
+        if details is not None:
+            row.update(rooms=mapped, participants=sum(details[name].num_participants for name in mapped if name in details))
+        nodes.append(row)
     return {
         "nodes": nodes, "serving": [n.id for n in snapshot.serving()], "rooms": len(snapshot.rooms), "all_stale": snapshot.all_stale,
         "ghosts": snapshot.ghosts().as_dict(), "clock_offset": round(snapshot.clock_offset, 4), "taken_at": snapshot.taken_at,
@@ -211,7 +219,7 @@ def main() -> None:
         with registry.connect(_registry_module.redis_settings(module.params["redis"])) as store:
             if module.params["check_access"]:
                 store.check_access()
-            result = describe(store.snapshot(), module.params["rooms"])
+            result = describe(store.snapshot(), store.room_details() if module.params["rooms"] else None)
             result["redis_address"] = store.address
     except FleetError as exc:
         module.fail_json(**exc.as_result())

@@ -18,7 +18,8 @@ _ORDER = {"serving": 0, "gating": 1, "draining": 2, "failed": 3, "unknown": 4}
 def rows(hosts: t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]], nodes: t.Sequence[t.Mapping[str, t.Any]], now: float) -> list[dict[str, t.Any]]:
     """Slots joined with the registry by node id.
 
-    hosts: {host: rows of slot_info}; nodes: rows of node_info; now: Unix seconds. Free slots are left out. A node of the
+    hosts: {host: rows of slot_info}; nodes: rows of node_info, best with rooms=true, as a node's own count of participants includes some
+    whose signalling only passes through it; now: Unix seconds. Free slots are left out. A node of the
     registry that no slot runs becomes a row of host "?" and state "unknown": a ghost, or a node nobody manages.
     """
     known = {n["id"]: n for n in nodes}
@@ -30,12 +31,12 @@ def rows(hosts: t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]], nodes: t.Sequ
             node = known.pop(s.get("node_id") or "", {})
             out.append({
                 "host": host, "slot": s["slot"], "version": s.get("version"), "state": s["label"], "rooms": s.get("rooms"),
-                "participants": s.get("participants"), "cpu": node.get("cpu_load"), "seconds": now - s["since"] if s.get("since") else None,
+                "participants": node.get("participants", s.get("participants")), "cpu": node.get("cpu_load"), "seconds": now - s["since"] if s.get("since") else None,
                 "node_id": s.get("node_id"), "registered": bool(node), "generation": s.get("generation"),
             })
     for node in known.values():
         out.append({
-            "host": "?", "slot": None, "version": None, "state": "unknown", "rooms": node.get("num_rooms"), "participants": node.get("num_clients"),
+            "host": "?", "slot": None, "version": None, "state": "unknown", "rooms": node.get("num_rooms"), "participants": node.get("participants", node.get("num_clients")),
             "cpu": node.get("cpu_load"), "seconds": now - node["started_at"] if node.get("started_at") else None, "node_id": node["id"],
             "registered": True, "generation": None, "ip": node.get("ip"),
         })

@@ -37,3 +37,8 @@ def test_columns_line_up_and_missing_figures_show_as_a_dash():
 @pytest.mark.parametrize("seconds, text", [(None, "-"), (0, "0s"), (59.9, "59s"), (190, "3m10s"), (7500, "2h05m"), (367200, "4d06h")])
 def test_age(seconds, text):
     assert age(seconds) == text
+
+
+def test_participants_are_those_of_the_rooms_a_node_hosts():
+    row, = status.rows({"sfu1": [SLOT]}, [{"id": "ND_a", "cpu_load": 0.1, "num_clients": 9, "participants": 2}], NOW)
+    assert row["participants"] == 2
