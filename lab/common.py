@@ -28,19 +28,39 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {program}: {text}", flush=True)
 
 
-def run(*command: str, quiet: bool = False, timeout: float | None = None, env: t.Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command without standard input; unless quiet, a failure raises with the end of what it said."""
+def run(
+    *command: str, quiet: bool = False, timeout: float | None = None, env: t.Mapping[str, str] | None = None, note: str = "",
+) -> subprocess.CompletedProcess[str]:
+    """Run a command without standard input; unless quiet, a failure raises with the end of what it said.
+
+    With a note, which names the work, the user hears every 30 s that it goes on.
+    """
+    started = time.monotonic()
     try:
-        done = subprocess.run(
-            command, text=True, capture_output=True, check=False, timeout=timeout, stdin=subprocess.DEVNULL,
+        process = subprocess.Popen(
+            command, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env=None if env is None else {**os.environ, **env},
         )
-    except subprocess.TimeoutExpired:
-        done = subprocess.CompletedProcess(command, 124, "", f"no end after {timeout} s")
     except FileNotFoundError as exc:
         raise LabError(f"{command[0]} is not installed; run lab/bootstrap first") from exc
+    with process:
+        while True:
+            try:
+                out, err = process.communicate(timeout=30 if note else timeout)
+                break
+            except subprocess.TimeoutExpired:
+                elapsed = time.monotonic() - started
+                if timeout is not None and elapsed >= timeout:
+                    process.kill()
+                    timeout = None
+                elif note:
+                    say(f"{note}: still at it after {elapsed:.0f} s")
+            except BaseException:
+                process.kill()
+                raise
+    done = subprocess.CompletedProcess(command, process.returncode, out, err)
     if done.returncode and not quiet:
-        tail = "\n  ".join((done.stderr or done.stdout).strip().splitlines()[-8:])
+        tail = "\n  ".join((err or out).strip().splitlines()[-8:])
         raise LabError(f"{' '.join(command[:4])} … failed with {done.returncode}:\n  {tail}")
     return done
 

@@ -90,8 +90,8 @@ class Image:
 IMAGES = {image.name: image for image in (Image("debian12", "bookworm"), Image("debian13", "trixie"))}
 
 
-def docker(*arguments: str, quiet: bool = False, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
-    return run("docker", *arguments, quiet=quiet, timeout=timeout)
+def docker(*arguments: str, quiet: bool = False, timeout: float | None = None, note: str = "") -> subprocess.CompletedProcess[str]:
+    return run("docker", *arguments, quiet=quiet, timeout=timeout, note=note)
 
 
 def image_label(image: Image, name: str) -> str:
@@ -135,7 +135,7 @@ def base_root(image: Image, work: pathlib.Path) -> str:
         return image.upstream
     if registry_answers():
         say(f"{image.name}: pulling {image.upstream} (usually 10-30 s)")
-        if docker("pull", "--quiet", image.upstream, quiet=True, timeout=300).returncode == 0:
+        if docker("pull", "--quiet", image.upstream, quiet=True, timeout=300, note=image.name).returncode == 0:
             return image.upstream
         say(f"{image.name}: the pull failed, making it from packages instead")
     say(f"{image.name}: debootstrap of {image.suite} from {MIRROR} (usually 30-60 s)")
@@ -149,7 +149,7 @@ def base_root(image: Image, work: pathlib.Path) -> str:
     return base
 
 
-def as_root(*command: str) -> None:
+def as_root(*command: str, note: str = "") -> None:
     prefix = [] if os.getuid() == 0 else ["sudo", "-n"]
     if prefix and (not shutil.which("sudo") or run("sudo", "-n", "true", quiet=True).returncode):
         raise LabError(
@@ -157,7 +157,7 @@ def as_root(*command: str) -> None:
             "  run this script as root, allow sudo without a password,\n  or copy an image tarball of another machine there"
         )
     # debootstrap lives in sbin, which an ordinary user's PATH lacks.
-    run(*prefix, *command, env={"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "LC_ALL": "C"})
+    run(*prefix, *command, env={"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "LC_ALL": "C"}, note=note)
 
 
 def debootstrap(image: Image, root: pathlib.Path) -> None:
@@ -171,7 +171,7 @@ def debootstrap(image: Image, root: pathlib.Path) -> None:
     for attempts_left in (2, 1, 0):
         try:
             # A mount namespace of its own: whatever debootstrap mounts goes away with it, even if it is killed.
-            as_root("unshare", "--mount", "--propagation", "private", "debootstrap", *options, image.suite, str(root), MIRROR)
+            as_root("unshare", "--mount", "--propagation", "private", "debootstrap", *options, image.suite, str(root), MIRROR, note=image.name)
             return
         except LabError as exc:
             if not attempts_left:
@@ -186,7 +186,7 @@ def provision(image: Image, base: str, script: str) -> None:
     docker("rm", "-f", name, quiet=True)
     partial = tarball(image).with_suffix(".partial")
     try:
-        docker("run", "--name", name, "--label", f"{LABEL}=images", "--security-opt", "seccomp=unconfined", base, "sh", "-c", script)
+        docker("run", "--name", name, "--label", f"{LABEL}=images", "--security-opt", "seccomp=unconfined", base, "sh", "-c", script, note=image.name)
         updated = int(time.time())
         docker("export", "--output", str(partial), name)
         import_root(image, partial, image.tag, updated)
@@ -256,6 +256,8 @@ def main() -> int:
                 started = time.monotonic()
                 if ensure(image):
                     say(f"{image.name}: done in {time.monotonic() - started:.0f} s")
+            # What a killed run or a refresh left without a name; the label keeps images of others out of it.
+            docker("image", "prune", "--force", "--filter", f"label={LABEL}.recipe", quiet=True)
     except LabError as exc:
         print(f"images: ERROR: {exc}", file=sys.stderr)
         return 1

@@ -133,13 +133,14 @@ def build(version: str) -> None:
             f"livekit-server {version} can be had from nowhere: {RELEASES} does not answer and there is no Go here to build it.\n"
             f"  Install Go (1.24 or newer), or put the binary at {built(version)}"
         )
-    say(f"{version}: building from the Go module (usually 2 min for the first version, 1 min for the next)")
+    say(f"{version}: building from the Go module (usually 2 to 3 min for the first version, 1 min for the next)")
     partial = built(version).parent / "partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     run(
         "go", "install", "-ldflags", "-s -w", f"{MODULE}/cmd/server@v{version}",
         env={"CGO_ENABLED": "0", "GOFLAGS": "-trimpath", "GOBIN": str(partial)},
+        note=version,
     )
     (partial / "server").replace(built(version))
     partial.rmdir()
