@@ -552,7 +552,8 @@ class Component:
         except KeyError:
             self.note_change(f"user {name}: create", None, f"user: {name}")
             if not self.check:
-                self.run("useradd", "--system", "--no-create-home", "--no-user-group", "--gid", group, "--home-dir", user["home"], "--shell", user["shell"], name)
+                self.run("useradd", "--system", "--no-create-home", "--no-user-group", "--gid", group, "--home-dir", user["home"],
+                         "--shell", user["shell"], name)
             entry = None
         primary = grp.getgrgid(entry.pw_gid).gr_name if entry else group
         missing = [g for g in user["groups"] if g != primary and name not in self._members(g)]
@@ -860,7 +861,8 @@ class Component:
                 acted = True
             elif reload:
                 if unit.get("CanReload") == "no" and not self.check:
-                    raise Failure(f"{name} cannot be reloaded (it has no ExecReload=), but {', '.join(reload)} changed; declare 'restart' for these files")
+                    raise Failure(f"{name} cannot be reloaded (it has no ExecReload=), but {', '.join(reload)} changed; "
+                                  "declare 'restart' for these files")
                 self._do("reload", name, active, "reloaded", reload)
                 acted = True
             else:

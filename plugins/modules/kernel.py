@@ -96,8 +96,8 @@ def ports_of(text: str) -> set[tuple[int, int]] | None:
     ranges = []
     try:
         for part in text.split(","):
-            first, _, last = part.partition("-")
-            ranges.append((int(first), int(last or first)))
+            first, dash, last = part.partition("-")
+            ranges.append((int(first), int(last if dash else first)))
     except ValueError:
         return None
     joined: list[tuple[int, int]] = []

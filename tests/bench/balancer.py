@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: openrtc.livekit contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -55,8 +54,8 @@ def render(folder: pathlib.Path, mode: str) -> pathlib.Path:
     (folder / "play.yml").write_text(json.dumps(play))
     env = {**os.environ, "ANSIBLE_LOCALHOST_WARNING": "False"}
     tool = pathlib.Path(sys.executable).with_name("ansible-playbook")
-    subprocess.run([str(tool) if tool.exists() else "ansible-playbook", "-i", "localhost,", "-e", f"ansible_python_interpreter={sys.executable}", str(folder / "play.yml")],
-                   check=True, env=env, stdout=subprocess.DEVNULL)
+    command = [str(tool) if tool.exists() else "ansible-playbook", "-i", "localhost,", "-e", f"ansible_python_interpreter={sys.executable}"]
+    subprocess.run([*command, str(folder / "play.yml")], check=True, env=env, stdout=subprocess.DEVNULL)
     config = folder / "haproxy.cfg"
     lines = [
         line.replace("/run/haproxy/admin.sock mode 660", f"{folder}/admin.sock mode 600").replace("/var/lib/haproxy/server-state", f"{folder}/server-state")
@@ -150,7 +149,7 @@ async def bench(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, t.A
     haproxy = subprocess.Popen([args.haproxy, "-W", "-f", str(config), "-S", f"{folder}/master.sock"], stdout=log, stderr=log, start_new_session=True)
     load, reloads = Load(), []
     try:
-        for _ in range(100):
+        for dummy in range(100):
             await asyncio.sleep(0.1)
             with contextlib.suppress(OSError):
                 reader, writer = await asyncio.open_connection("127.0.0.1", PUBLIC)
@@ -159,7 +158,7 @@ async def bench(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, t.A
         else:
             raise SystemExit(f"haproxy did not come up:\n{(folder / 'log').read_text()[-2000:]}")
         await asyncio.sleep(3)  # until the checks have told which slots there are
-        for _ in range(args.websockets):
+        for dummy in range(args.websockets):
             await load.socket()
         done = asyncio.Event()
 
@@ -168,7 +167,7 @@ async def bench(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, t.A
                 await load.once()
                 await asyncio.sleep(args.pause)
 
-        workers = [asyncio.ensure_future(connect()) for _ in range(args.clients)]
+        workers = [asyncio.ensure_future(connect()) for dummy in range(args.clients)]
         for number in range(args.reloads):
             begin = time.perf_counter()
             process = await asyncio.create_subprocess_exec(

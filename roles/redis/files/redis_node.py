@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: openrtc.livekit contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -63,7 +62,7 @@ class Link:
         if kind == b"$":
             return None if int(rest) < 0 else self.file.read(int(rest) + 2)[:-2].decode("utf-8", "replace")
         if kind == b"*":
-            return None if int(rest) < 0 else [self._reply() for _ in range(int(rest))]
+            return None if int(rest) < 0 else [self._reply() for dummy in range(int(rest))]
         raise RedisError(f"reply not understood: {line[:40]!r}")
 
     def close(self) -> None:
@@ -85,6 +84,7 @@ def same(key: str, wanted: str, running: str) -> bool:
     """Whether two spellings of a setting mean the same (100mb and 104857600, quotes around nothing, event letters in another order)."""
     if key == "notify-keyspace-events":
         return set(wanted.replace("A", "g$lshzxetd")) == set(running.replace("A", "g$lshzxetd"))
+
     def plain(text: str) -> str:
         text = " ".join(text.strip().strip('"').lower().split())
         for suffix, factor in (("kb", 1024), ("mb", 1024**2), ("gb", 1024**3), ("k", 1000), ("m", 1000**2), ("g", 1000**3), ("b", 1)):
