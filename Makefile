@@ -39,6 +39,7 @@ sanity: venv ## ansible-test sanity, all of its tests
 	@scripts/sanity $(ARGS)
 
 unit: dev ## pytest tests/unit (ARGS="-k word" selects)
+	@command -v redis-server >/dev/null || lab/bootstrap # the tests start real ones
 	@$(BIN)/python -m pytest tests/unit -q $(ARGS)
 
 molecule: collection ## molecule scenarios on the lab (ARGS="default" selects)

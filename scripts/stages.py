@@ -11,6 +11,7 @@ Needs nothing but Python: it runs before the virtual environment exists.
 """
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -95,6 +96,8 @@ def main(stages: list[str]) -> int:
         print("usage: python3 scripts/stages.py STAGE...   (a stage is a make target)", file=sys.stderr)
         return 2
     os.makedirs(LOGS, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(LOGS, "summary"))
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     rows = [(name, *run(name)) for name in stages]
     print(f"\n{'stage':12} {'passed':>7} {'failed':>7} {'skipped':>8} {'seconds':>8}  verdict")
@@ -103,7 +106,10 @@ def main(stages: list[str]) -> int:
         print(f"{name:12} {result['passed']:7} {result['failed']:7} {result['skipped']:8} {seconds:8.0f}  {verdict}{log}")
     passed = sum(row[2]["passed"] for row in rows)
     failed = sum(row[2]["failed"] for row in rows)
-    print(f"test: {passed} passed, {failed} failed", flush=True)
+    summary = f"test: {passed} passed, {failed} failed"
+    with open(os.path.join(LOGS, "summary"), "w", encoding="utf-8") as handle:
+        handle.write(summary + "\n")
+    print(summary, flush=True)
     return 1 if failed else 0
 
 
