@@ -96,7 +96,7 @@ async def _lines(job: dict[str, t.Any], stop: t.Any, say: t.Callable[..., None])
             life = random.uniform(*LIFE) if job["steady"] else None
             if job["steady"] and turn == 0:
                 life = random.uniform(1, LIFE[1])  # or all first calls would end together
-            call = probe.Call(url, job["key"], job["secret"], room, transport=job["transport"], on_event=heard)
+            call = probe.Call(url, job["key"], job["secret"], room, transport=job["transport"], one_peer_connection=job["one"], on_event=heard)
             say("start", number, {"room": room, "url": url, "line": number, "node_id": node, "started": time.time()})
             try:
                 if node:
@@ -263,6 +263,7 @@ def arguments(argv: t.Sequence[str] | None = None) -> argparse.Namespace:
     add("--pin", nargs="+", default=[], metavar="NODE_ID", help="create the rooms on these nodes, in turn")
     add("--steady", action="store_true", help=f"a call lasts {LIFE[0]:.0f}-{LIFE[1]:.0f} s and is replaced by the next, so that there are joins all the time")
     add("--transport", choices=probe.TRANSPORTS, default="any", help="how media may go, as for call_probe")
+    add("--one-peer-connection", action="store_true", help="the SDK's default mode, which loses publishers on a busy machine by itself")
     add("--credentials", metavar="FILE", help="JSON file with api_key and api_secret (default: LIVEKIT_API_KEY, LIVEKIT_API_SECRET)")
     add("--ca-file", help="CA of the balancer's certificate, besides the system's")
     add("--every", type=float, default=5, help="seconds between two lines of progress; 0: none (default 5)")
@@ -291,7 +292,7 @@ def main() -> int:
     started = time.time()
     job = {
         "urls": args.url, "key": key, "secret": secret, "prefix": args.prefix or f"call-{int(started):x}", "steady": args.steady,
-        "join_every": args.join_every, "pin": args.pin, "seconds": args.seconds, "transport": args.transport, "ca_file": args.ca_file,
+        "join_every": args.join_every, "pin": args.pin, "seconds": args.seconds, "transport": args.transport, "one": args.one_peer_connection, "ca_file": args.ca_file,
         "parent": os.getpid(), "log": str(log),
     }
     clients = [
