@@ -264,9 +264,11 @@ def verdict(report: t.Mapping[str, t.Any]) -> str:
 
 
 STYLE = """
-:root{color-scheme:light dark;--bg:#fbfbfa;--card:#fff;--ink:#1d2125;--dim:#63696f;--line:#dfe2e5;--media:#2f8f83;--call:#e3e6e8;--red:#d3222a;
+:root{color-scheme:light dark;--bg:#fbfbfa;--card:#fff;--ink:#1d2125;--dim:#63696f;--line:#dfe2e5;--media:#2f8f83;--call:#e3e6e8;
+--red:#d3222a;
 --good:#1f7a52;--odd:#e9eef6;--even:#f3f1e7;--badp:#fbe6e4;--mark:#43474c}
-@media(prefers-color-scheme:dark){:root{--bg:#15181b;--card:#1c2024;--ink:#e7e9eb;--dim:#9aa1a8;--line:#32383e;--media:#3fa697;--call:#31373c;--red:#ff5a57;
+@media(prefers-color-scheme:dark){:root{--bg:#15181b;--card:#1c2024;--ink:#e7e9eb;--dim:#9aa1a8;--line:#32383e;--media:#3fa697;
+--call:#31373c;--red:#ff5a57;
 --good:#54c08c;--odd:#222b37;--even:#2b2a22;--badp:#3a2323;--mark:#c3c8cd}}
 *{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.45 system-ui,sans-serif}
 main{max-width:1180px;margin:0 auto;padding:20px 16px 48px}h1{font-size:1.4rem;margin:0}h2{font-size:1.05rem;margin:28px 0 8px}
@@ -277,12 +279,18 @@ main{max-width:1180px;margin:0 auto;padding:20px 16px 48px}h1{font-size:1.4rem;m
 .tile.bad b{color:var(--red)}.tile.good b{color:var(--good)}
 .scroll{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:8px}
 .scroll.tall{max-height:520px;overflow-y:auto}.plot svg{display:block;min-width:760px;width:100%;height:auto}
-table{border-collapse:collapse;width:100%;font-size:.86rem;font-variant-numeric:tabular-nums}th,td{padding:5px 10px;text-align:left;border-bottom:1px solid var(--line);white-space:nowrap}
-td:last-child{white-space:normal;min-width:130px}th{color:var(--dim);font-weight:600;background:var(--card);position:sticky;top:0}.n{text-align:right}tr.red td{color:var(--red)}tbody tr:last-child td{border-bottom:0}
-.key{display:flex;flex-wrap:wrap;gap:4px 18px;color:var(--dim);font-size:.85rem;margin:8px 0}.key i{display:inline-block;width:14px;height:10px;border-radius:2px;margin-right:6px}
-svg text{fill:var(--dim);font-family:system-ui,sans-serif}svg .head{fill:var(--ink);font-weight:600}svg .row{font-size:10px}.grid{stroke:var(--line);stroke-width:1}
-.phase.odd{fill:var(--odd)}.phase.even{fill:var(--even)}.phase.bad{fill:var(--badp)}.call{fill:var(--call)}.media{fill:var(--media)}.gap{fill:var(--red)}
-.lost{stroke:var(--red);stroke-width:3;fill:none}.mark line{stroke:var(--mark);stroke-width:1;stroke-dasharray:2 3;opacity:.55}.mark path{fill:var(--mark)}
+table{border-collapse:collapse;width:100%;font-size:.86rem;font-variant-numeric:tabular-nums}th,td{padding:5px 10px;
+text-align:left;border-bottom:1px solid var(--line);white-space:nowrap}
+td:last-child{white-space:normal;min-width:130px}th{color:var(--dim);font-weight:600;background:var(--card);position:sticky;top:0}
+.n{text-align:right}tr.red td{color:var(--red)}tbody tr:last-child td{border-bottom:0}
+.key{display:flex;flex-wrap:wrap;gap:4px 18px;color:var(--dim);font-size:.85rem;margin:8px 0}.key i{display:inline-block;
+width:14px;height:10px;border-radius:2px;margin-right:6px}
+svg text{fill:var(--dim);font-family:system-ui,sans-serif}svg .head{fill:var(--ink);font-weight:600}svg .row{font-size:10px}
+.grid{stroke:var(--line);stroke-width:1}
+.phase.odd{fill:var(--odd)}.phase.even{fill:var(--even)}.phase.bad{fill:var(--badp)}.call{fill:var(--call)}
+.media{fill:var(--media)}.gap{fill:var(--red)}
+.lost{stroke:var(--red);stroke-width:3;fill:none}.mark line{stroke:var(--mark);stroke-width:1;stroke-dasharray:2 3;opacity:.55}
+.mark path{fill:var(--mark)}
 """
 
 
@@ -303,7 +311,8 @@ def page(report: t.Mapping[str, t.Any]) -> str:
     ]
     machine = report["machine"]
     parts = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'><title>{esc(report['title'])}</title>"
+        f"<!doctype html><html lang=en><meta charset=utf-8>"
+        f"<meta name=viewport content='width=device-width,initial-scale=1'><title>{esc(report['title'])}</title>"
         f"<style>{STYLE}</style><main><h1>{esc(report['title'])}</h1>",
         f"<p class='verdict{' bad' if s['dropped'] else ''}'>{esc(verdict(report))}</p>",
         f"<p class=dim>{datetime.datetime.fromtimestamp(report['started']).strftime('%Y-%m-%d %H:%M:%S')} to {clock(report['ended'])}. "

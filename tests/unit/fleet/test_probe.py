@@ -297,3 +297,30 @@ def test_no_child_for_no_request_and_no_secret_in_its_arguments(monkeypatch):
 def test_a_ca_file_that_is_not_there_is_refused_before_anything_starts(tmp_path):
     with pytest.raises(FleetError, match="no such file"):
         probe.run_in_child([{"url": "wss://x", "key": "k", "secret": SECRET}], ca_file=str(tmp_path / "none.pem"))
+
+
+def test_calls_use_a_peer_connection_for_each_way(monkeypatch):
+    """With one for both, the SDK 1.2.0 loses publishers by itself, at joins and at full reconnects."""
+    from livekit import rtc
+
+    seen = []
+
+    class Refused:
+        def __init__(self):
+            self.on = lambda *_: None
+
+        async def connect(self, _url, _token, options):
+            seen.append(options.single_peer_connection)
+            raise rtc.ConnectError("engine: no such thing")
+
+    monkeypatch.setattr(rtc, "Room", Refused)
+
+    async def place():
+        return await probe.Call("ws://127.0.0.1:1", "key", SECRET, "room").run(5)
+
+    record = asyncio.run(place())
+    assert seen == [False, False]
+    assert record["dropped"]
+    assert record["reason"] == "publisher could not join: engine: no such thing"
+    assert record["join_ms"] is None
+    assert [e["event"] for e in record["events"]] == ["join failed"]
