@@ -202,7 +202,8 @@ class Release:
         if not arch:
             raise FleetError(
                 "find the release for this host", platform.machine(), "LiveKit has no release for this architecture",
-                f"Use a host with one of {', '.join(sorted(ARCHITECTURES))}, or set `arch` if your mirror has more", code="release_arch", arch=platform.machine(),
+                f"Use a host with one of {', '.join(sorted(ARCHITECTURES))}, or set `arch` if your mirror has more",
+                code="release_arch", arch=platform.machine(),
             )
         self.arch = arch
         self.base = f"{p['url'].rstrip('/')}/v{self.version}"
@@ -273,7 +274,8 @@ class Release:
             if isinstance(reason, FileNotFoundError):
                 raise self.missing(url, "no such file") from exc
             if isinstance(reason, ssl.SSLError):
-                raise self.unreachable(url, reason, "Let the host trust the server's certificate authority, or use another mirror (livekit_release_url)") from exc
+                fix = "Let the host trust the server's certificate authority, or use another mirror (livekit_release_url)"
+                raise self.unreachable(url, reason, fix) from exc
             raise self.unreachable(url, reason) from exc
 
     def missing(self, url: str, got: str) -> FleetError:
@@ -342,7 +344,7 @@ class Release:
         """livekit-server, and nothing else, out of the archive."""
         archive = os.path.join(folder, self.archive)
         on = shown(f"{self.base}/{self.archive}")
-        fix = f"The archive matches its checksum but is no LiveKit release. Compare the mirror with the official releases"
+        fix = "The archive matches its checksum but is no LiveKit release. Compare the mirror with the official releases"
         try:
             with tarfile.open(archive, "r:gz") as tar:
                 member = next((m for m in tar if m.isfile() and m.name in (BINARY, f"./{BINARY}")), None)
