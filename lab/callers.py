@@ -292,7 +292,8 @@ def main() -> int:
     started = time.time()
     job = {
         "urls": args.url, "key": key, "secret": secret, "prefix": args.prefix or f"call-{int(started):x}", "steady": args.steady,
-        "join_every": args.join_every, "pin": args.pin, "seconds": args.seconds, "transport": args.transport, "one": args.one_peer_connection, "ca_file": args.ca_file,
+        "join_every": args.join_every, "pin": args.pin, "seconds": args.seconds, "transport": args.transport, "one": args.one_peer_connection,
+        "ca_file": args.ca_file,
         "parent": os.getpid(), "log": str(log),
     }
     clients = [

@@ -310,6 +310,7 @@ def page(report: t.Mapping[str, t.Any]) -> str:
         for p in report["phases"]
     ]
     machine = report["machine"]
+    ways = ", ".join(f"{k} ({v})" for k, v in report["transports"].items()) or "–"
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8>"
         f"<meta name=viewport content='width=device-width,initial-scale=1'><title>{esc(report['title'])}</title>"
@@ -329,12 +330,12 @@ def page(report: t.Mapping[str, t.Any]) -> str:
             [i for i, p in enumerate(report["phases"]) if p["dropped"] or p.get("ok") is False]))
     if report["events"]:
         parts.append("<h2>Nodes</h2>" + table(("at", "", "what"), [(clock(e["t"]), e.get("kind"), e.get("text")) for e in report["events"]]))
-    parts.append(f"<h2>Calls</h2>{'' if len(calls) <= TABLE_ROWS else f'<p class=dim>The {TABLE_ROWS} worst of {len(calls)}; all are in report.json.</p>'}" + table(
+    cut = f"<p class=dim>The {TABLE_ROWS} worst of {len(calls)}; all are in report.json.</p>" if len(calls) > TABLE_ROWS else ""
+    parts.append(f"<h2>Calls</h2>{cut}" + table(
         ("room", "from", "lasted", "join ms", "first sound ms", "gaps", "worst gap", "loss %", "over", "media from", "notes"), call_rows, {2, 3, 4, 5, 6, 7},
         [i for i, c in enumerate(worst) if c.get("dropped")]).replace("class=scroll", "class='scroll tall'"))
     parts.append(
-        f"<p class=dim>Media went over {esc(', '.join(f'{k} ({v})' for k, v in report['transports'].items()) or '–')}. On the machine of the clients: load average "
-        f"{esc(machine['load1_p50'])} (up to {esc(machine['load1_max'])}), clients' CPU {esc(machine['client_cpu_p50'])} cores, client held up for at most "
+        f"<p class=dim>Media went over {esc(ways)}. On the machine of the clients: load average {esc(machine['load1_p50'])} (up to {esc(machine['load1_max'])}), clients' CPU {esc(machine['client_cpu_p50'])} cores, client held up for at most "
         f"{esc(machine['client_lag_ms_max'])} ms. Join times and gaps of a busy machine are partly its own.</p></main></html>")
     return "\n".join(parts)
 
