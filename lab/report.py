@@ -335,7 +335,8 @@ def page(report: t.Mapping[str, t.Any]) -> str:
         ("room", "from", "lasted", "join ms", "first sound ms", "gaps", "worst gap", "loss %", "over", "media from", "notes"), call_rows, {2, 3, 4, 5, 6, 7},
         [i for i, c in enumerate(worst) if c.get("dropped")]).replace("class=scroll", "class='scroll tall'"))
     parts.append(
-        f"<p class=dim>Media went over {esc(ways)}. On the machine of the clients: load average {esc(machine['load1_p50'])} (up to {esc(machine['load1_max'])}), clients' CPU {esc(machine['client_cpu_p50'])} cores, client held up for at most "
+        f"<p class=dim>Media went over {esc(ways)}. On the machine of the clients: load average "
+        f"{esc(machine['load1_p50'])} (up to {esc(machine['load1_max'])}), clients' CPU {esc(machine['client_cpu_p50'])} cores, client held up for at most "
         f"{esc(machine['client_lag_ms_max'])} ms. Join times and gaps of a busy machine are partly its own.</p></main></html>")
     return "\n".join(parts)
 
