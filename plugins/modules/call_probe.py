@@ -32,6 +32,10 @@ options:
   node_id:
     description: Node (C(ND_...)) that has to host the call. The cluster chooses if not given.
     type: str
+  node_ids:
+    description: Several nodes, each of which has to host a call of its own. The calls run side by side in one process.
+    type: list
+    elements: str
   seconds:
     description: How long to listen, from the first sound on.
     type: float
@@ -110,8 +114,13 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+calls:
+  description: Every call, in the order of O(node_ids), each like RV(call).
+  returned: success
+  type: list
+  elements: dict
 call:
-  description: What the call was like.
+  description: What the call was like; of several the first one, or the one that failed.
   returned: success, and on failure if the call got as far
   type: dict
   contains:
@@ -190,8 +199,11 @@ from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors impor
 WAYS = ["udp", "tcp", "turn/udp", "turn/tcp", "turn/tls"]
 
 
-def check(call: t.Mapping[str, t.Any], params: t.Mapping[str, t.Any]) -> None:
-    """Raise FleetError for the figures that miss the limits of the task."""
+def check(call: dict[str, t.Any], params: t.Mapping[str, t.Any]) -> None:
+    """Raise FleetError for a call that failed, or for figures that miss the limits of the task."""
+    if call.get("failure"):
+        f = dict(call.pop("failure"))
+        raise FleetError(f.pop("tried"), f.pop("on"), f.pop("got"), f.pop("fix"), **f)
     missed = probe.unmet(
         call, params["max_join_ms"], params["max_first_media_ms"], params["max_gap_ms"], params["max_loss_percent"],
         params["expect_transport"] or (),
@@ -206,6 +218,7 @@ def main() -> None:
         argument_spec={
             **_registry_module.api_spec(),
             "node_id": {"type": "str"},
+            "node_ids": {"type": "list", "elements": "str"},
             "seconds": {"type": "float", "default": 2},
             "transport": {"type": "str", "choices": list(probe.TRANSPORTS), "default": "any"},
             "timeout": {"type": "float", "default": 30},
@@ -215,25 +228,26 @@ def main() -> None:
             "max_loss_percent": {"type": "float"},
             "expect_transport": {"type": "list", "elements": "str", "choices": WAYS},
         },
+        mutually_exclusive=[("node_id", "node_ids")],
         supports_check_mode=True,
     )
     params = module.params
     if module.check_mode:
         module.exit_json(changed=False, skipped=True, msg="No call in check mode: a call needs a room of its own.")
     request = {
-        "url": params["url"], "key": params["api_key"], "secret": params["api_secret"], "node_id": params["node_id"],
+        "url": params["url"], "key": params["api_key"], "secret": params["api_secret"],
         "seconds": params["seconds"], "transport": params["transport"], "timeout": params["timeout"],
     }
+    requests = [{**request, "node_id": node} for node in (params["node_ids"] or [params["node_id"]])]
     call: dict[str, t.Any] = {}
     try:
-        call = probe.run_in_child([request], timeout=params["timeout"] + 20, ca_file=params["ca_file"])[0]
-        failed = call.pop("failure", None)
-        if failed:
-            module.fail_json(msg=call.pop("msg"), failure=failed, call=call)
-        check(call, params)
+        calls = probe.run_in_child(requests, timeout=params["timeout"] * len(requests) + 20, ca_file=params["ca_file"])
+        for call in calls:
+            check(call, params)
     except FleetError as error:
+        call.pop("msg", None)
         module.fail_json(**error.as_result(), **({"call": call} if call else {}))
-    module.exit_json(changed=False, call=call)
+    module.exit_json(changed=False, call=calls[0], calls=calls)
 
 
 if __name__ == "__main__":
