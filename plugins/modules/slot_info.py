@@ -73,6 +73,10 @@ slots:
     intact:
       description: Whether the files are still those that the generation was written with.
       type: bool
+    exposed:
+      description: Files with secrets that everybody on the host can read. There must be none.
+      type: list
+      elements: str
     enabled:
       description: Whether the slot starts at boot.
       type: bool

@@ -33,6 +33,7 @@ class Slot:
     generation: str | None = None  # of the files in the slot
     version: str | None = None  # of the running binary, else of the files
     intact: bool = True  # the files are those the generation was started from
+    exposed: tuple[str, ...] = ()  # files that everybody on the host can read
     gate: str | None = None  # the generation that passed its gates here
     enabled: bool = False
     pid: int | None = None
@@ -93,7 +94,11 @@ def matches(slot: Slot, generation: str, version: str) -> bool:
 
 
 def plan(generation: str, version: str, slots: t.Sequence[Slot], redis: bool = True) -> Plan:
-    """The steps that bring one host to the desired generation. Raises FleetError no_free_slot or node_busy."""
+    """The steps that bring one host to the desired generation. Raises FleetError no_free_slot, node_busy or key_file_mode."""
+    exposed = [path for s in slots for path in s.exposed]
+    if exposed:
+        raise FleetError("use the slots of this host", ", ".join(exposed), "everybody on the host can read these secrets, and LiveKit refuses such a key file",
+                         "chmod 0640 them; then rotate the keys, as they may have been read", code="key_file_mode", files=exposed)
     same = [s for s in slots if matches(s, generation, version)]
     if same:
         # A gated one first, so that a run killed after its start goes on with the same slot.

@@ -93,7 +93,7 @@ class SlotHost:
         pid = int(unit.get("MainPID") or 0) or None
         values: dict[str, t.Any] = {
             "slot": n, "state": unit.get("ActiveState", "inactive"), "pid": pid, "generation": meta.get("generation"),
-            "version": (self._running_version(pid) if pid else None) or meta.get("version"), "intact": self._intact(n, meta),
+            "version": (self._running_version(pid) if pid else None) or meta.get("version"), "intact": self._intact(n, meta), "exposed": self._exposed(n, meta),
             "gate": self._read(f"{self.state_dir}/{n}/gate"), "enabled": unit.get("UnitFileState") == "enabled",
         }
         if pid:
@@ -141,6 +141,10 @@ class SlotHost:
             except OSError:
                 return False
         return True
+
+    def _exposed(self, n: int, meta: dict[str, t.Any]) -> tuple[str, ...]:
+        paths = [f"{self.config_dir}/{n}/{name}" for name in meta.get("files") or {}]
+        return tuple(path for path in paths if os.path.exists(path) and os.stat(path).st_mode & 0o007)
 
     def _running_version(self, pid: int) -> str | None:
         try:

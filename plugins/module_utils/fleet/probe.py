@@ -190,6 +190,11 @@ def signal_url(url: str) -> str:
     return re.sub(r"^http", "ws", url)
 
 
+def without_tokens(text: str) -> str:
+    """LiveKit repeats a token it refuses in its answer; nobody else needs to read it."""
+    return re.sub(r"eyJ[\w-]+\.[\w-]+\.[\w-]*", "(token)", text)
+
+
 def loss_percent(received: int, lost: int) -> float | None:
     """Share of packets that never came, in percent; None when none was due."""
     return round(100.0 * lost / (received + lost), 3) if received + lost else None
@@ -450,7 +455,7 @@ class Call:
                 raise error
             if isinstance(error, Exception) and not self.failed:
                 step = "publish" if who in self.joins else "join"
-                self.failed = f"{who} could not {step}: {getattr(error, 'message', None) or repr(error)}"[:400]
+                self.failed = without_tokens(f"{who} could not {step}: {getattr(error, 'message', None) or repr(error)}")[:400]
                 self._event(who, f"{step} failed", reason=self.failed)
         if self.failed:
             self.over.set()

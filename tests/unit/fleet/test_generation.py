@@ -78,6 +78,12 @@ def test_no_free_slot_names_slots_with_their_calls():
     assert "slot 1 draining (2 rooms, 5 participants)" in str(caught.value) and "slot 2 serving (1 rooms, 2 participants)" in str(caught.value)
 
 
+def test_world_readable_secrets_stop_every_change():
+    with pytest.raises(FleetError, match="chmod 0640") as caught:
+        plan(OLD, "1.13.4", [serving(1, exposed=("/etc/livekit/slots/1/keys.yaml",)), Slot(2)])
+    assert caught.value.failure["code"] == "key_file_mode"
+
+
 def test_without_redis_a_busy_node_is_not_replaced():
     with pytest.raises(FleetError, match="second cluster") as caught:
         plan(NEW, "1.13.5", [serving(1, participants=3), Slot(2)], redis=False)

@@ -81,6 +81,12 @@ def test_a_file_changed_by_hand_is_seen(host, tmp_path):
     assert not host.observe()[0].intact
 
 
+def test_a_key_file_that_everybody_can_read_is_named(host, tmp_path):
+    host.write(1, "abc", "1.13.5", FILES)
+    (tmp_path / "etc/1/keys.yaml").chmod(0o644)
+    assert host.observe()[0].exposed == (str(tmp_path / "etc/1/keys.yaml"),)
+
+
 def test_writing_a_generation_takes_the_gate_mark_away(host):
     host.set_gate(1, "old")
     host.write(1, "new", "1.13.5", FILES)

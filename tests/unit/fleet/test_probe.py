@@ -324,3 +324,7 @@ def test_calls_use_a_peer_connection_for_each_way(monkeypatch):
     assert record["reason"] == "publisher could not join: engine: no such thing"
     assert record["join_ms"] is None
     assert [e["event"] for e in record["events"]] == ["join failed"]
+
+
+def test_a_refused_token_is_not_repeated() -> None:
+    assert probe.without_tokens("401 - invalid token: eyJhbGci.eyJ2aWRl-_.sig, error") == "401 - invalid token: (token), error"

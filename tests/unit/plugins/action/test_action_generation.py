@@ -1,0 +1,174 @@
+# Copyright: openrtc.livekit contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Action generation against a scripted host: which modules it calls, in which order, and what it leaves alone."""
+from __future__ import annotations
+
+import types
+
+import pytest
+from ansible_collections.openrtc.livekit.plugins.action import generation as action
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import probe
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.balancers import haproxy
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.slots import Layout
+
+SECRET = "s" * 40
+MODEL = {"livekit_version": "1.13.5", "livekit_keys": {"APIk": SECRET}, "livekit_redis": {"address": "192.0.2.5:6379"}, "livekit_address": "192.0.2.1"}
+MUTATING = ("started", "serving", "draining", "discarded")
+
+
+class Host:
+    """A host with two slots. It answers the two modules and keeps the steps as (state, slot)."""
+
+    def __init__(self, vcpus=2, redis=None, fail_at=None):
+        self.slots = {n: {"slot": n, "state": "inactive", "label": "free", "version": None, "generation": None, "gate": None, "enabled": False,
+                          "intact": True, "exposed": [], "config": ""} for n in (1, 2)}
+        self.vcpus, self.redis, self.fail_at, self.steps, self.files = vcpus, redis or {"clock_offset": 0.01}, fail_at, [], {}
+
+    def execute(self, module_name, module_args, task_vars):
+        if module_name.endswith("slot_info"):
+            rows = [{**row, "ports": Layout().ports(n).as_dict(), "node_id": f"ND_{n}"} for n, row in self.slots.items()]
+            return {"slots": rows, "vcpus": self.vcpus, "redis": self.redis}
+        state = module_args["state"]
+        for n in module_args["slots"]:
+            self.steps.append((state, n))
+            if state == self.fail_at:
+                return {"failed": True, "msg": "no", "failure": {"code": "gate_http", "tried": "bring up", "on": f"slot {n}", "got": "406", "fix": "look"}}
+            if state == "started":
+                self.files = module_args["files"]
+                self.slots[n].update(state="active", label="gating", version=module_args["version"], generation=module_args["generation"])
+            elif state == "serving":
+                self.slots[n].update(label="serving", gate=module_args["generation"], enabled=True)
+            else:
+                self.slots[n].update(state="deactivating" if state == "draining" else "inactive", label="draining", enabled=False)
+        return {"changed": True}
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """run(host, check=…, **options) -> (result or FleetError); the gates' call and balancer say yes unless told otherwise."""
+    monkeypatch.setattr(probe, "run_in_child", lambda requests, timeout: [{"ok": True, "join_ms": 9}])
+    monkeypatch.setattr(haproxy, "wait_taken", lambda pages, server, timeout: 0.1)
+    monkeypatch.setattr(action, "Display", lambda: types.SimpleNamespace(display=lambda line: None))
+
+    def call(host, check=False, **options):
+        args = {k: v.get("default") for k, v in action.ARGUMENT_SPEC.items()}
+        args.update(model=MODEL, balancer_pages=["http://192.0.2.9:8404/;csv"])
+        args.update(options)
+        plugin = types.SimpleNamespace(_task=types.SimpleNamespace(check_mode=check), _execute_module=host.execute)
+        return action.Change(plugin, args, {"inventory_hostname": "sfu1"}).run()
+    return call
+
+
+def failed_call(requests, timeout):
+    return [{"ok": False, "failure": {"code": "probe_media", "tried": "place a call", "on": "x", "got": "silence", "fix": "open UDP"}}]
+
+
+def upgraded(host, run):
+    run(host)
+    host.steps.clear()
+    return {**MODEL, "livekit_version": "1.13.4"}
+
+
+def test_first_run_starts_gates_and_serves(run):
+    host = Host()
+    result = run(host)
+    assert host.steps == [("started", 1), ("serving", 1)] and result["changed"] and result["slot"] == 1
+    assert set(host.files) == {"config.yaml", "keys.yaml"} and SECRET in host.files["keys.yaml"] and SECRET not in host.files["config.yaml"]
+    assert [step["step"] for step in result["timeline"]] == ["started", "call passed", "serving", "balancer takes it"]
+
+
+def test_second_run_changes_nothing(run):
+    host = Host()
+    run(host)
+    host.steps.clear()
+    assert not run(host)["changed"] and host.steps == []
+
+
+def test_a_change_drains_the_old_node_last(run):
+    host = Host()
+    result = run(host, model=upgraded(host, run))
+    assert host.steps == [("started", 2), ("serving", 2), ("draining", 1)] and result["drained"] == [1]
+
+
+def test_check_mode_plans_and_sends_nothing(run):
+    host = Host()
+    result = run(host, check=True, model=upgraded(host, run))
+    assert result["changed"] and host.steps == []
+    assert "slot 1: draining" in result["diff"][0]["after"] and "slot 2: serving 1.13.4" in result["diff"][0]["after"]
+    assert SECRET not in str(result)
+
+
+def test_a_call_without_sound_discards_the_new_node_and_spares_the_old(run, monkeypatch):
+    host = Host()
+    model = upgraded(host, run)
+    monkeypatch.setattr(probe, "run_in_child", failed_call)
+    with pytest.raises(FleetError, match="silence") as caught:
+        run(host, model=model)
+    assert caught.value.failure["code"] == "probe_media"
+    assert host.steps == [("started", 2), ("discarded", 2)] and host.slots[1]["label"] == "serving"
+
+
+def test_a_node_the_balancer_never_takes_drains_and_the_old_one_stays(run, monkeypatch):
+    host = Host()
+    model = upgraded(host, run)
+
+    def never(pages, server, timeout):
+        raise FleetError("see the balancer take a slot", server, "DOWN", "check", code="gate_balancer")
+
+    monkeypatch.setattr(haproxy, "wait_taken", never)
+    with pytest.raises(FleetError):
+        run(host, model=model)
+    assert host.steps == [("started", 2), ("serving", 2), ("draining", 2)] and host.slots[1]["label"] == "serving"
+
+
+def test_a_node_that_does_not_come_up_touches_nothing_else(run):
+    host = Host(fail_at=None)
+    model = upgraded(host, run)
+    host.fail_at = "started"
+    with pytest.raises(FleetError) as caught:
+        run(host, model=model)
+    assert caught.value.failure["code"] == "gate_http" and host.steps == [("started", 2)]
+
+
+@pytest.mark.parametrize("offset", [1.2, -7.0])
+def test_clocks_that_differ_are_refused_before_anything_changes(run, offset):
+    host = Host(redis={"clock_offset": offset})
+    with pytest.raises(FleetError, match="chrony") as caught:
+        run(host)
+    assert caught.value.failure["code"] == "clock_skew" and host.steps == []
+
+
+def test_redis_trouble_is_refused_before_anything_changes_and_shown_in_check_mode(run):
+    trouble = {"failure": {"code": "redis_auth", "tried": "connect to Redis", "on": "192.0.2.5:6379", "got": "WRONGPASS", "fix": "correct it"}}
+    host = Host(redis=trouble)
+    with pytest.raises(FleetError) as caught:
+        run(host)
+    assert caught.value.failure["code"] == "redis_auth" and host.steps == []
+    assert run(host, check=True)["changed"]
+
+
+def test_fewer_udp_ports_than_cpus_are_refused_before_anything_changes(run):
+    host = Host(vcpus=8)
+    with pytest.raises(FleetError) as caught:
+        run(host, layout={"udp_width": 4})
+    assert caught.value.failure["code"] == "udp_range_small" and host.steps == []
+
+
+def test_no_free_slot_is_refused(run):
+    host = Host()
+    model = upgraded(host, run)
+    host.slots[2].update(state="deactivating", label="draining", version="1.13.3", generation="x", rooms=1, participants=2)
+    with pytest.raises(FleetError, match="no free slot"):
+        run(host, model=model)
+    assert host.steps == []
+
+
+def test_the_generation_is_the_same_whatever_the_slot_and_another_for_another_key(run):
+    args = {**{k: v.get("default") for k, v in action.ARGUMENT_SPEC.items()}, "model": MODEL}
+    one = action.Desired(args, Layout())
+    assert one.name == action.Desired(args, Layout()).name
+    assert one.files(1) != one.files(2)
+    other = action.Desired({**args, "model": {**MODEL, "livekit_keys": {"APIk": "t" * 40}}}, Layout())
+    assert other.name != one.name
