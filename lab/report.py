@@ -144,7 +144,7 @@ def plot(report: t.Mapping[str, t.Any]) -> str:
             start, end = min(start, max(step["started"], report["started"] - 5)), max(end, min(step["ended"], report["ended"] + 5))
     scale = (WIDTH - LEFT - RIGHT) / (end - start)
     pitch = 18 if len(rows) <= 30 else 11 if len(rows) <= 80 else 6
-    bar = pitch - (5 if pitch > 10 else 1)
+    thickness = pitch - (5 if pitch > 10 else 1)
     shown = [s for s in report["phases"] if s["ended"] > start and s["started"] < end]
     heads, head_rows = _heads(shown, start, end, scale)
     top = 10 + 15 * head_rows + (22 if report["events"] else 6)
@@ -170,13 +170,13 @@ def plot(report: t.Mapping[str, t.Any]) -> str:
         out.append(f'<text class="tick" x="{at}" y="{bottom + 14}" text-anchor="{anchor}">{label}</text>')
     out.append(f'<text class="tick" x="{WIDTH - RIGHT}" y="{bottom + 29}" text-anchor="end">from {clock(start)}</text>')
     for row_number, row in enumerate(rows):
-        y = top + pitch * row_number + (pitch - bar) / 2
+        y = top + pitch * row_number + (pitch - thickness) / 2
         if pitch > 10:
             name = row[0]["room"] if len(row) == 1 else f"{len(row)} calls"
             short = f"call {row[0]['line'] + 1}" if row[0].get("line") is not None else name if len(name) <= 13 else "…" + name[-11:]
-            out.append(f'<text class="row" x="{LEFT - 6}" y="{y + bar - 3:.1f}" text-anchor="end"><title>{esc(name)}</title>{esc(short)}</text>')
+            out.append(f'<text class="row" x="{LEFT - 6}" y="{y + thickness - 3:.1f}" text-anchor="end"><title>{esc(name)}</title>{esc(short)}</text>')
         for call in row:
-            out += _bars(call, x, y, bar)
+            out += _bars(call, x, y, thickness)
     for event in report["events"]:
         if start <= event["t"] <= end:
             out.append(f'<g class="mark {esc(event.get("kind", "other"))}" transform="translate({x(event["t"])} {top - 10})">'

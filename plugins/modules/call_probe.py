@@ -73,7 +73,7 @@ options:
     elements: str
     choices: [udp, tcp, turn/udp, turn/tcp, turn/tls]
 notes:
-  - A failed call is told by RV(failure.code), one of C(probe_signal) (no connection to O(url)), C(probe_tls), C(probe_auth),
+  - A failed call is told by C(failure.code), one of C(probe_signal) (no connection to O(url)), C(probe_tls), C(probe_auth),
     C(probe_node) (no node O(node_id)), C(probe_room), C(probe_media) (joined, but no media), C(probe_relay), C(probe_drop),
     C(probe_timeout), C(probe_gate) (a limit of this task), C(probe_crash) and C(probe_argument).
   - The client runs in a process of its own and gets the secret through a pipe. HTTP proxies of the environment are not used.

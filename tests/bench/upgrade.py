@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: openrtc.livekit contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -36,7 +35,8 @@ def main() -> int:
             lab.under_calls(args.calls, out, lab.command("upgrade", f"livekit_version={target}"))
             report = json.loads((out / "report.json").read_text())
             change = next(p for p in report["phases"] if p["name"].startswith("ansible-playbook"))
-            runs.append({"version": target, "seconds": change["seconds"], **{k: report["summary"][k] for k in ("calls", "dropped", "gaps", "worst_gap", "join_p95")}})
+            summary = {k: report["summary"][k] for k in ("calls", "dropped", "gaps", "worst_gap", "join_p95")}
+            runs.append({"version": target, "seconds": change["seconds"], **summary})
             print(f"upgrade {number + 1} to {target}: {runs[-1]}", flush=True)
     dropped, calls = sum(r["dropped"] for r in runs), sum(r["calls"] for r in runs)
     slowest = max(r["seconds"] for r in runs)

@@ -9,7 +9,6 @@ Note that this module util is PRIVATE to the collection.
 """
 from __future__ import annotations
 
-import collections.abc as abc
 import dataclasses
 import difflib
 import ipaddress
@@ -17,6 +16,7 @@ import json
 import re
 import subprocess
 import typing as t
+from collections import abc
 import urllib.parse
 
 from . import schema, slots

@@ -145,8 +145,9 @@ def _plan_without_redis(old: tuple[Slot, ...], slots: t.Sequence[Slot]) -> Plan:
 def no_free_slot(slots: t.Sequence[Slot], now: float | None = None) -> FleetError:
     """Every slot is taken: name each with its calls and age, so that the operator can choose which to end."""
     def tell(s: Slot) -> str:
+        rooms, people = ("?" if n is None else n for n in (s.rooms, s.participants))
         age = f", up {round((now - s.since) / 60)} min" if now and s.since else ""
-        return f"slot {s.slot} {s.label} ({s.rooms if s.rooms is not None else '?'} rooms, {s.participants if s.participants is not None else '?'} participants{age})"
+        return f"slot {s.slot} {s.label} ({rooms} rooms, {people} participants{age})"
 
     return FleetError(
         "start a new generation", "this host", "no free slot: " + "; ".join(tell(s) for s in slots),

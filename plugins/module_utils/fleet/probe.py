@@ -688,10 +688,10 @@ async def _create_room(
         raise failure("probe_room", text, step) from error
     except aiohttp.ClientSSLError as error:
         raise failure("probe_tls", error, step) from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise failure("probe_timeout" if isinstance(error, TimeoutError) else "probe_signal", error or repr(error), step) from error
     except asyncio.TimeoutError as error:
         raise failure("probe_timeout", f"no answer within {timeout:g} s", step) from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise failure("probe_signal", error or repr(error), step) from error
 
 
 async def _seen_by_server(lk: t.Any, api: t.Any, room: str) -> int:
@@ -767,7 +767,8 @@ def main() -> None:
         async def one(index: int, request: dict[str, t.Any]) -> None:
             async with gate:
                 result = await _answer(request)
-            print(json.dumps({"index": index, "result": result} if many else result), file=out, flush=True)
+            out.write(json.dumps({"index": index, "result": result} if many else result) + "\n")
+            out.flush()
 
         await asyncio.gather(*(one(i, r) for i, r in enumerate(requests)))
 

@@ -31,12 +31,14 @@ def rows(hosts: t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]], nodes: t.Sequ
             node = known.pop(s.get("node_id") or "", {})
             out.append({
                 "host": host, "slot": s["slot"], "version": s.get("version"), "state": s["label"], "rooms": s.get("rooms"),
-                "participants": node.get("participants", s.get("participants")), "cpu": node.get("cpu_load"), "seconds": now - s["since"] if s.get("since") else None,
+                "participants": node.get("participants", s.get("participants")), "cpu": node.get("cpu_load"),
+                "seconds": now - s["since"] if s.get("since") else None,
                 "node_id": s.get("node_id"), "registered": bool(node), "generation": s.get("generation"),
             })
     for node in known.values():
         out.append({
-            "host": "?", "slot": None, "version": None, "state": "unknown", "rooms": node.get("num_rooms"), "participants": node.get("participants", node.get("num_clients")),
+            "host": "?", "slot": None, "version": None, "state": "unknown", "rooms": node.get("num_rooms"),
+            "participants": node.get("participants", node.get("num_clients")),
             "cpu": node.get("cpu_load"), "seconds": now - node["started_at"] if node.get("started_at") else None, "node_id": node["id"],
             "registered": True, "generation": None, "ip": node.get("ip"),
         })

@@ -38,7 +38,9 @@ def page():
     server.shutdown()
 
 
-@pytest.mark.parametrize("status, takes", [("UP", True), ("UP 1/3", True), ("DRAIN", False), ("DRAIN (agent)", False), ("DOWN", False), ("DOWN 1/2", False), ("MAINT", False)])
+@pytest.mark.parametrize("status, takes", [
+    ("UP", True), ("UP 1/3", True), ("DRAIN", False), ("DRAIN (agent)", False), ("DOWN", False), ("DOWN 1/2", False), ("MAINT", False),
+])
 def test_only_up_takes_connections(status, takes):
     assert haproxy.takes(status) is takes
 
