@@ -27,6 +27,7 @@ ARGUMENT_SPEC: dict[str, t.Any] = {
     "ready_timeout": {"type": "float", "default": 20},
     "call_timeout": {"type": "float", "default": 20},
     "balancer_timeout": {"type": "float", "default": 15},
+    "release_url": {"type": "str", "default": "https://github.com/livekit/livekit/releases/download"},
     "layout": {"type": "dict", "default": {}},
     "address": {"type": "str", "default": "127.0.0.1"},
     "config_dir": {"type": "path", "default": "/etc/livekit/slots"},
@@ -85,16 +86,18 @@ class Change:
     def run(self) -> dict[str, t.Any]:
         layout = Layout.from_mapping(self.args["layout"])
         desired = Desired(self.args, layout)
-        seen = self.module("slot_info", config=True, redis=desired.model.redis or None)
+        seen = self.on_slots("slot_info", config=True, redis=desired.model.redis or None)
         config.raise_for(config.problems(desired.model, layout, vcpus=seen["vcpus"]))
         self.check_redis(seen.get("redis") or {})
         slots = [generation.Slot.from_mapping(row) for row in seen["slots"]]
-        plan = generation.plan(desired.name, desired.model.version, slots, redis=bool(desired.model.redis))
+        plan = generation.plan(desired.name, desired.model.version, slots, redis=bool(desired.model.redis), now=time.time())
+        if plan.start:
+            config.raise_for(config.step_problems(desired.model, [s.version for s in slots if s.running and s.version]))
         result = {"changed": plan.changed, "generation": desired.name, "slot": plan.slot, "drained": list(plan.drain), "reason": plan.reason,
                   "diff": self.diff(seen["slots"], plan, desired)}
         if plan.changed and not self.action._task.check_mode:
             self.execute(plan, desired)
-            seen = self.module("slot_info")
+            seen = self.on_slots("slot_info")
         return {**result, "slots": [{k: v for k, v in row.items() if k != "config"} for row in seen["slots"]],
                 "timeline": self.timeline, **({"probe": self.probe} if self.probe else {})}
 
@@ -112,6 +115,8 @@ class Change:
                              code="clock_skew", clock_offset=offset)
 
     def execute(self, plan: generation.Plan, desired: Desired) -> None:
+        if plan.start:
+            self.release(desired.model.version)
         if plan.stop:
             self.slot(list(plan.stop), "draining", wait_empty=30.0)
         if plan.start:
@@ -143,7 +148,7 @@ class Change:
             raise
 
     def call(self, slot: int, desired: Desired) -> None:
-        row = next(r for r in self.module("slot_info")["slots"] if r["slot"] == slot)
+        row = next(r for r in self.on_slots("slot_info")["slots"] if r["slot"] == slot)
         address = self.args["probe_address"] or self.args["address"]
         key, secret = desired.model.credentials()
         request = {"url": f"http://{address}:{row['ports']['signal']}", "key": key, "secret": secret, "node_id": row["node_id"],
@@ -154,21 +159,31 @@ class Change:
         self.probe = answer
         self.note("call passed", slot)
 
+    def release(self, version: str) -> None:
+        done = self.module("release", {"version": version, "url": self.args["release_url"], "dest": self.args["opt_dir"],
+                                       "slots_dir": self.args["config_dir"]})
+        if done.get("changed"):
+            self.changed = True
+            self.note(f"has release {version}")
+
     # -- helpers -------------------------------------------------------------------------------------------------
 
     def slot(self, slots: list[int], state: str, **options: t.Any) -> None:
         self.changed = True
-        self.module("slot", slots=slots, state=state, **options)
+        self.on_slots("slot", slots=slots, state=state, **options)
         self.note(state, *slots)
 
     def note(self, step: str, *slots: int) -> None:
-        names = ", ".join(str(s) for s in slots)
+        where = f"{self.host}: slot {', '.join(str(s) for s in slots)}" if slots else self.host
         self.timeline.append({"t": round(time.monotonic() - self.begin, 2), "at": round(time.time(), 2), "step": step, "slots": list(slots)})
-        Display().display(f"  {self.host}: slot {names} {step} ({self.timeline[-1]['t']:.1f} s)")
+        Display().display(f"  {where} {step} ({self.timeline[-1]['t']:.1f} s)")
 
-    def module(self, name: str, **options: t.Any) -> dict[str, t.Any]:
+    def on_slots(self, name: str, **options: t.Any) -> dict[str, t.Any]:
+        """Run slot or slot_info with the options that they share with this action."""
+        return self.module(name, {**{k: self.args[k] for k in HOST_OPTIONS}, **{k: v for k, v in options.items() if v is not None}})
+
+    def module(self, name: str, args: dict[str, t.Any]) -> dict[str, t.Any]:
         """Run one of our modules on the host; its failure becomes a FleetError again."""
-        args = {**{k: self.args[k] for k in HOST_OPTIONS}, **{k: v for k, v in options.items() if v is not None}}
         out = self.action._execute_module(module_name=f"openrtc.livekit.{name}", module_args=args, task_vars=self.task_vars)
         if out.get("failed"):
             trace = str(out.get("module_stderr") or out.get("exception") or "")[-800:]
@@ -183,10 +198,10 @@ class Change:
             after[plan.slot] = f"serving {desired.model.version} {desired.name}"
         shown = [{"before_header": "slots", "after_header": "slots", "before": _lines(before), "after": _lines(after)}]
         if plan.start:
-            left = plan.drain or plan.stop
-            old = next((r["config"] for r in rows if left and r["slot"] == left[0]), "")
-            shown.append({"before_header": "config.yaml", "after_header": f"config.yaml of slot {plan.slot}", "before": old + "\n" if old else "",
-                          "after": mask(desired.files(plan.slot)["config.yaml"])})
+            # Shown with the ports of the slot that leaves, so that only what really differs does.
+            old = next((r for r in rows if r["slot"] in (*plan.drain, *plan.stop)), {"slot": plan.slot, "config": ""})
+            shown.append({"before_header": "config.yaml", "after_header": "config.yaml", "before": old["config"] + "\n" if old["config"] else "",
+                          "after": mask(desired.files(old["slot"])["config.yaml"])})
         return shown
 
 

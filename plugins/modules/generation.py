@@ -14,7 +14,7 @@ description:
     that is, it ends by itself when its last participant leaves.
   - A gate that fails ends the new node; the old one never noticed. A run that was killed is finished by the next one.
   - This is an action plugin. Configuration is rendered, gates are judged and calls are made on the control machine;
-    on the host the modules M(openrtc.livekit.slot_info) and M(openrtc.livekit.slot) do the rest.
+    on the host the modules M(openrtc.livekit.slot_info), M(openrtc.livekit.release) and M(openrtc.livekit.slot) do the rest.
 author: openrtc.livekit contributors (@openrtc)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
@@ -34,6 +34,10 @@ options:
       - The variables of role P(openrtc.livekit.model#role) as one mapping.
     type: dict
     required: true
+  release_url:
+    description: Where the release is downloaded from, if it is not on the host yet; see M(openrtc.livekit.release).
+    type: str
+    default: https://github.com/livekit/livekit/releases/download
   gates:
     description:
       - What a new node must pass. V(node) is always part of it (C(GET /) gives 200, the registry shows it serving).

@@ -152,7 +152,7 @@ def wait_empty(module: AnsibleModule, host: SlotHost, numbers: list[int]) -> Non
             return
         if time.monotonic() > end:
             raise FleetError("wait until a node is empty", ", ".join(f"slot {s.slot}" for s in left),
-                             f"{sum(s.participants or 0 for s in left)} participants after {limit:g} s", "It goes on draining; wait longer or move its rooms",
+                             f"{sum(s.participants or 0 for s in left)} participants after {limit:g} s", "It goes on draining; wait longer",
                              code="not_empty")
         time.sleep(1)
 

@@ -93,7 +93,7 @@ def matches(slot: Slot, generation: str, version: str) -> bool:
     return slot.running and slot.generation == generation and slot.version == version and slot.intact
 
 
-def plan(generation: str, version: str, slots: t.Sequence[Slot], redis: bool = True) -> Plan:
+def plan(generation: str, version: str, slots: t.Sequence[Slot], redis: bool = True, now: float | None = None) -> Plan:
     """The steps that bring one host to the desired generation. Raises FleetError no_free_slot, node_busy or key_file_mode."""
     exposed = [path for s in slots for path in s.exposed]
     if exposed:
@@ -112,7 +112,7 @@ def plan(generation: str, version: str, slots: t.Sequence[Slot], redis: bool = T
         return _plan_without_redis(old, slots)
     free = [s for s in slots if s.free]
     if not free:
-        raise no_free_slot(slots)
+        raise no_free_slot(slots, now)
     target = min(free, key=lambda s: s.slot)
     return Plan(target.slot, start=True, gate=True, drain=tuple(s.slot for s in old), reason=_why(old, generation, version))
 
@@ -151,6 +151,6 @@ def no_free_slot(slots: t.Sequence[Slot], now: float | None = None) -> FleetErro
 
     return FleetError(
         "start a new generation", "this host", "no free slot: " + "; ".join(tell(s) for s in slots),
-        "Wait until a draining slot is empty, raise livekit_slots, or evacuate the oldest one",
+        "Wait until a draining slot is empty, or raise livekit_slots",
         code="no_free_slot", slots=[dataclasses.asdict(s) for s in slots],
     )

@@ -30,6 +30,9 @@ class Host:
         if module_name.endswith("slot_info"):
             rows = [{**row, "ports": Layout().ports(n).as_dict(), "node_id": f"ND_{n}"} for n, row in self.slots.items()]
             return {"slots": rows, "vcpus": self.vcpus, "redis": self.redis}
+        if module_name.endswith("release"):
+            self.steps.append(("release", module_args["version"]))
+            return {"changed": False} if self.fail_at != "release" else {"failed": True, "msg": "404"}
         state = module_args["state"]
         for n in module_args["slots"]:
             self.steps.append((state, n))
@@ -74,7 +77,7 @@ def upgraded(host, run):
 def test_first_run_starts_gates_and_serves(run):
     host = Host()
     result = run(host)
-    assert host.steps == [("started", 1), ("serving", 1)] and result["changed"] and result["slot"] == 1
+    assert host.steps == [("release", "1.13.5"), ("started", 1), ("serving", 1)] and result["changed"] and result["slot"] == 1
     assert set(host.files) == {"config.yaml", "keys.yaml"} and SECRET in host.files["keys.yaml"] and SECRET not in host.files["config.yaml"]
     assert [step["step"] for step in result["timeline"]] == ["started", "call passed", "serving", "balancer takes it"]
 
@@ -89,7 +92,7 @@ def test_second_run_changes_nothing(run):
 def test_a_change_drains_the_old_node_last(run):
     host = Host()
     result = run(host, model=upgraded(host, run))
-    assert host.steps == [("started", 2), ("serving", 2), ("draining", 1)] and result["drained"] == [1]
+    assert host.steps == [("release", "1.13.4"), ("started", 2), ("serving", 2), ("draining", 1)] and result["drained"] == [1]
 
 
 def test_check_mode_plans_and_sends_nothing(run):
@@ -107,7 +110,7 @@ def test_a_call_without_sound_discards_the_new_node_and_spares_the_old(run, monk
     with pytest.raises(FleetError, match="silence") as caught:
         run(host, model=model)
     assert caught.value.failure["code"] == "probe_media"
-    assert host.steps == [("started", 2), ("discarded", 2)] and host.slots[1]["label"] == "serving"
+    assert host.steps == [("release", "1.13.4"), ("started", 2), ("discarded", 2)] and host.slots[1]["label"] == "serving"
 
 
 def test_a_node_the_balancer_never_takes_drains_and_the_old_one_stays(run, monkeypatch):
@@ -120,7 +123,7 @@ def test_a_node_the_balancer_never_takes_drains_and_the_old_one_stays(run, monke
     monkeypatch.setattr(haproxy, "wait_taken", never)
     with pytest.raises(FleetError):
         run(host, model=model)
-    assert host.steps == [("started", 2), ("serving", 2), ("draining", 2)] and host.slots[1]["label"] == "serving"
+    assert host.steps == [("release", "1.13.4"), ("started", 2), ("serving", 2), ("draining", 2)] and host.slots[1]["label"] == "serving"
 
 
 def test_a_node_that_does_not_come_up_touches_nothing_else(run):
@@ -129,7 +132,25 @@ def test_a_node_that_does_not_come_up_touches_nothing_else(run):
     host.fail_at = "started"
     with pytest.raises(FleetError) as caught:
         run(host, model=model)
-    assert caught.value.failure["code"] == "gate_http" and host.steps == [("started", 2)]
+    assert caught.value.failure["code"] == "gate_http" and host.steps == [("release", "1.13.4"), ("started", 2)]
+
+
+def test_a_release_that_cannot_be_had_touches_no_slot(run):
+    host = Host()
+    model = upgraded(host, run)
+    host.fail_at = "release"
+    with pytest.raises(FleetError, match="404"):
+        run(host, model=model)
+    assert host.steps == [("release", "1.13.4")]
+
+
+def test_the_diff_of_the_configuration_shows_only_what_differs(run):
+    host = Host()
+    run(host)
+    host.slots[1]["config"] = host.files["config.yaml"].strip()
+    shown = run(host, check=True, model={**MODEL, "livekit_log_level": "debug"})["diff"][1]
+    differing = set(shown["before"].splitlines()) ^ set(shown["after"].splitlines())
+    assert differing == {"  level: info", "  level: debug"}
 
 
 @pytest.mark.parametrize("offset", [1.2, -7.0])
