@@ -10,9 +10,9 @@ import typing as t
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import config, generation, probe
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import config, config_checks, generation, probe
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.balancers import haproxy
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError, raise_for
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.host import mask
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.slots import Layout
 
@@ -84,15 +84,15 @@ class Change:
         self.probe: dict[str, t.Any] | None = None
 
     def run(self) -> dict[str, t.Any]:
-        layout = Layout.from_mapping(self.args["layout"])
+        layout = config.layout_of({"livekit_layout": self.args["layout"]})
         desired = Desired(self.args, layout)
         seen = self.on_slots("slot_info", config=True, redis=desired.model.redis or None)
-        config.raise_for(config.problems(desired.model, layout, vcpus=seen["vcpus"]))
+        raise_for(config_checks.problems(desired.model, layout, vcpus=seen["vcpus"]))
         self.check_redis(seen.get("redis") or {})
         slots = [generation.Slot.from_mapping(row) for row in seen["slots"]]
         plan = generation.plan(desired.name, desired.model.version, slots, redis=bool(desired.model.redis), now=time.time())
         if plan.start:
-            config.raise_for(config.step_problems(desired.model, [s.version for s in slots if s.running and s.version]))
+            raise_for(config_checks.step_problems(desired.model, [s.version for s in slots if s.running and s.version]))
         result = {"changed": plan.changed, "generation": desired.name, "slot": plan.slot, "drained": list(plan.drain), "reason": plan.reason,
                   "diff": self.diff(seen["slots"], plan, desired)}
         if plan.changed and not self.action._task.check_mode:

@@ -9,8 +9,8 @@ import typing as t
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.openrtc.livekit.plugins.filter.addresses import addresses
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import config
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import config, config_checks
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError, raise_for
 
 ARGUMENT_SPEC: dict[str, t.Any] = {
     "model": {"type": "dict", "required": True},
@@ -35,8 +35,8 @@ class ActionModule(ActionBase):
         try:
             model = config.Model.from_vars(args["model"])
             layout = config.layout_of({"livekit_layout": args["layout"]})
-            found = config.problems(model, layout, hosts=hosts, claims=claims)
-            config.raise_for(found)
+            found = config_checks.problems(model, layout, hosts=hosts, claims=claims)
+            raise_for(found)
         except FleetError as exc:
             result.update(failed=True, **exc.as_result())
         return {**result, "changed": False, "hosts": hosts}

@@ -87,9 +87,10 @@ from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructa
 
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import api, registry
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.registry_messages import Node
 
 
-def standing(node: registry.Node, now: float) -> str:
+def standing(node: Node, now: float) -> str:
     """serving, draining, stale, or LiveKit's own word in lower case."""
     if not node.fresh(now):
         return "stale"

@@ -187,9 +187,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.openrtc.livekit.plugins.module_utils import _registry_module
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import registry
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.registry_messages import Room
 
 
-def describe(snapshot: registry.Snapshot, details: t.Mapping[str, registry.Room] | None) -> dict[str, t.Any]:
+def describe(snapshot: registry.Snapshot, details: t.Mapping[str, Room] | None) -> dict[str, t.Any]:
     """The result of the module; details: the rooms by name, None when they were not asked for."""
     by_node = snapshot.rooms_by_node()
     nodes = []

@@ -100,11 +100,12 @@ from ansible_collections.openrtc.livekit.plugins.module_utils import _registry_m
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import registry
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.api import Api
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.registry_messages import Room
 
 SETTINGS = ("metadata", "empty_timeout", "departure_timeout", "max_participants")
 
 
-def settings(room: registry.Room | None) -> dict[str, t.Any]:
+def settings(room: Room | None) -> dict[str, t.Any]:
     """What this module manages of a room; the diff and `changed` both come from here."""
     return {"name": room.name, **{key: getattr(room, key) for key in SETTINGS}} if room else {}
 
@@ -133,7 +134,7 @@ def check_node(snapshot: registry.Snapshot, name: str, node_id: str, exists: boo
                      "node_not_serving", node_id=node_id)
 
 
-def present(params: dict[str, t.Any], api: Api, before: registry.Room | None, check_mode: bool) -> tuple[registry.Room, dict[str, t.Any]]:
+def present(params: dict[str, t.Any], api: Api, before: Room | None, check_mode: bool) -> tuple[Room, dict[str, t.Any]]:
     """(the room afterwards, extra results)."""
     name, node_id = params["name"], params["node_id"]
     wanted = {key: params[key] for key in SETTINGS if params[key] is not None}
@@ -144,7 +145,7 @@ def present(params: dict[str, t.Any], api: Api, before: registry.Room | None, ch
             check_node(store.snapshot(), name, node_id, before is not None)
         if before is None:
             if check_mode:
-                after = registry.Room(
+                after = Room(
                     name=name, sid="", created_at=0, num_participants=0, num_publishers=0, max_participants=wanted.get("max_participants", 0),
                     empty_timeout=wanted.get("empty_timeout", 0), departure_timeout=wanted.get("departure_timeout", 0), active_recording=False,
                     metadata=wanted.get("metadata", ""),
@@ -189,7 +190,7 @@ def main() -> None:
     try:
         api = _registry_module.api_client(params)
         before = next(iter(api.list_rooms([params["name"]])), None)
-        after: registry.Room | None = None
+        after: Room | None = None
         extra: dict[str, t.Any] = {}
         if params["state"] == "present":
             after, extra = present(params, api, before, module.check_mode)

@@ -118,6 +118,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.openrtc.livekit.plugins.module_utils import _registry_module
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import registry
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.registry_messages import count_kinds
 
 
 def collect(params: dict[str, t.Any]) -> list[dict[str, t.Any]]:
@@ -127,7 +128,7 @@ def collect(params: dict[str, t.Any]) -> list[dict[str, t.Any]]:
         found = api.participants_of([row["name"] for row in rows])
         for row in rows:
             people = found[row["name"]]
-            row.update(participants=[p.as_dict() for p in people], kinds=registry.count_kinds(people))
+            row.update(participants=[p.as_dict() for p in people], kinds=count_kinds(people))
     redis = _registry_module.redis_settings(params["redis"])
     if redis:
         with registry.connect(redis) as store:

@@ -28,7 +28,9 @@ import redis
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "build" / "dev"))
 
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import registry  # noqa: E402  pylint: disable=wrong-import-position
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import (  # noqa: E402  pylint: disable=wrong-import-position
+    registry, registry_messages,
+)
 
 
 @contextlib.contextmanager
@@ -54,7 +56,7 @@ def private_redis() -> t.Iterator[str]:
 
 def fill(address: str, nodes: int, rooms: int) -> int:
     """Write a cluster of that size as livekit-servers write it, every field set; returns the bytes of the registry."""
-    message = registry.messages()
+    message = registry_messages.messages()
     rand = random.Random(1)
     client = redis.Redis(port=int(address.rsplit(":", 1)[1]))
     pipeline, size = client.pipeline(transaction=False), 0

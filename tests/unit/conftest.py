@@ -22,7 +22,7 @@ from ansible.module_utils.testing import patch_module_args
 from google.protobuf import json_format
 from livekit import api as livekit_api
 
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import registry
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import registry_messages
 
 
 def free_port() -> int:
@@ -52,7 +52,7 @@ class RedisServer:
     def add_node(self, node_id: str, *, age: float = -60, state: int = 1, ip: str = "192.0.2.1", region: str = "", rates: dict[str, float] | None = None,
                  rooms: t.Iterable[str] = (), **stats: t.Any) -> None:
         """Write what a livekit-server writes about itself, as of `age` seconds ago. By default it stays fresh however slow the machine is."""
-        m = registry.messages()
+        m = registry_messages.messages()
         stats.setdefault("updated_at", int(time.time() - age))
         stats.setdefault("num_rooms", len(list(rooms)))
         message = m["Node"](id=node_id, ip=ip, region=region, state=state, num_cpus=2, stats=m["NodeStats"](**stats))
@@ -63,12 +63,12 @@ class RedisServer:
             self.add_room(room, node_id)
 
     def add_room(self, name: str, node_id: str | None = None, **fields: t.Any) -> None:
-        self.client.hset("rooms", name, registry.messages()["Room"](name=name, sid=f"RM_{name}", **fields).SerializeToString())
+        self.client.hset("rooms", name, registry_messages.messages()["Room"](name=name, sid=f"RM_{name}", **fields).SerializeToString())
         if node_id:
             self.client.hset("room_node_map", name, node_id)
 
     def add_participant(self, room: str, identity: str, kind: int = 0, **fields: t.Any) -> None:
-        message = registry.messages()["ParticipantInfo"](identity=identity, sid=f"PA_{identity}", kind=kind, state=2, **fields)
+        message = registry_messages.messages()["ParticipantInfo"](identity=identity, sid=f"PA_{identity}", kind=kind, state=2, **fields)
         self.client.hset(f"room_participants:{room}", identity, message.SerializeToString())
 
     def dump(self) -> dict[bytes, bytes | None]:

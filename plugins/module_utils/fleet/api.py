@@ -21,7 +21,7 @@ import typing as t
 import urllib.parse
 
 from .errors import FleetError, require
-from .registry import Participant, Room
+from .registry_messages import Participant, Room
 
 try:
     import aiohttp

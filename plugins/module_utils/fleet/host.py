@@ -19,8 +19,8 @@ import typing as t
 import urllib.error
 import urllib.request
 
-from . import config
-from .errors import FleetError
+from .config_checks import static_problems
+from .errors import FleetError, raise_for
 from .generation import Slot
 from .slots import Layout
 
@@ -208,8 +208,8 @@ class SlotHost:
     def static_check(self, n: int) -> None:
         """Let the release itself read the configuration. Judged by its words: it exits 0 even on errors (facts 1.9)."""
         base = f"{self.config_dir}/{n}"
-        dummy, out, err = self.run([f"{base}/server", "--config", f"{base}/config.yaml", "ports"])
-        config.raise_for(config.static_problems(out + "\n" + err), f"slot {n}")
+        dummy, out, err = self.run(["env", "-i", f"{base}/server", "--config", f"{base}/config.yaml", "ports"])  # LIVEKIT_* would override the file
+        raise_for(static_problems(out + "\n" + err), f"slot {n}")
 
     def start(self, n: int) -> None:
         self._systemctl("start", n, "--no-block")

@@ -11,11 +11,13 @@ Note that this module util is PRIVATE to the collection.
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing as t
 
 OLDEST = "1.5.0"  # the oldest release whose keys are told apart here
 NEWEST = "1.13.5"  # the newest one
 UNRELEASED = "1.13.6"  # since: seen in the source after NEWEST, in no release yet
+VERSION = re.compile(r"\d+\.\d+\.\d+")  # what a release is called
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,6 +215,21 @@ _SECTIONS: dict[str, dict[str, Key | str]] = {
 def version_tuple(version: str) -> tuple[int, ...]:
     """(1, 13, 5) of "1.13.5"; ValueError for anything else than numbers and dots."""
     return tuple(int(part) for part in version.split("."))
+
+
+def later(one: str, other: str) -> bool:
+    return version_tuple(one) > version_tuple(other)
+
+
+def version_or_newest(version: str) -> str:
+    """The version, or NEWEST for what is none, so that the keys of a deployment with a wrong version can still be judged."""
+    return version if VERSION.fullmatch(version) else NEWEST
+
+
+def usable(key: Key, version: str) -> bool:
+    """Whether that release takes the key."""
+    version = version_or_newest(version)
+    return not later(key.since, version) and (not key.removed or later(key.removed, version))
 
 
 def _build() -> dict[str, Key]:

@@ -9,8 +9,8 @@ import typing as t
 import pytest
 import yaml
 
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import config, schema, slots
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import config, config_checks, config_keys, schema, slots
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError, raise_for
 
 ROLE = pathlib.Path(__file__).parents[3] / "roles" / "model"
 SECRET = "a-secret-nobody-may-ever-see-in-a-text"
@@ -39,7 +39,8 @@ def render(**changes: t.Any) -> dict[str, t.Any]:
 def found(layout: slots.Layout | None = None, hosts: t.Any = (), claims: t.Any = (), vcpus: int | None = None, server_count: int | None = None,
           **changes: t.Any) -> list[tuple[str, str]]:
     """(code, where) of each problem; each must read as a sentence with a fix, and tell no secret."""
-    problems = config.problems(model(**changes), layout or slots.Layout(), vcpus=vcpus, hosts=hosts, claims=claims, server_count=server_count)
+    problems = config_checks.problems(
+        model(**changes), layout or slots.Layout(), vcpus=vcpus, hosts=hosts, claims=claims, server_count=server_count)
     for problem in problems:
         assert problem.text and problem.fix and not problem.text.endswith(".")
         assert SECRET not in str(problem) and "pa:ss#word" not in str(problem)
@@ -185,7 +186,7 @@ def test_a_single_udp_port_is_no_range() -> None:
 def test_only_keys_the_release_knows_are_emitted(version: str, algorithm: str | None) -> None:
     rendered = render(version=version)
     assert rendered["node_selector"].get("algorithm") == algorithm
-    assert config.unknown_keys(rendered, version) == []
+    assert config_keys.unknown_keys(rendered, version) == []
 
 
 @pytest.mark.parametrize(("turn", "peers", "expected"), [
@@ -214,7 +215,7 @@ def test_a_turn_certificate_given_as_text_lies_beside_the_config() -> None:
     section = config.render(made, slots.Layout().ports(1), "k", directory="/etc/livekit/slots/1")["turn"]
     assert (section["cert_file"], section["key_file"]) == ("/etc/livekit/slots/1/turn.crt", "/etc/livekit/slots/1/turn.key")
     assert not {"certificate", "private_key"} & set(section)
-    assert config.problems(made, slots.Layout()) == []
+    assert config_checks.problems(made, slots.Layout()) == []
 
 
 @pytest.mark.parametrize("turn", [
@@ -249,14 +250,14 @@ def test_no_certificate_file_where_the_node_ends_no_tls(turn: dict[str, t.Any]) 
     ({"quux": 1}, "Remove it"),
 ])
 def test_an_unknown_key_and_the_nearest_right_one(bad: dict[str, t.Any], advice: str) -> None:
-    problem, = config.unknown_keys(bad, "1.13.5")
+    problem, = config_keys.unknown_keys(bad, "1.13.5")
     assert problem.code == "unknown_key"
     assert "is no key of LiveKit 1.13.5" in problem.text
     assert advice in problem.fix
 
 
 def test_keys_in_lists_are_named_by_their_index() -> None:
-    problem, = config.unknown_keys({"rtc": {"turn_servers": [{"host": "a", "port": 3478}, {"hots": "b"}]}}, "1.13.5")
+    problem, = config_keys.unknown_keys({"rtc": {"turn_servers": [{"host": "a", "port": 3478}, {"hots": "b"}]}}, "1.13.5")
     assert problem.where == "rtc.turn_servers[1].hots"
     assert "rtc.turn_servers[].host?" in problem.fix
 
@@ -273,10 +274,10 @@ def test_a_key_that_came_later(path: str, since: str) -> None:
     tree: t.Any = value
     for name in reversed(path.split(".")):
         tree = {name: tree}
-    assert config.unknown_keys(tree, since) == []
+    assert config_keys.unknown_keys(tree, since) == []
     numbers = [int(n) for n in since.split(".")]
     before = ".".join(map(str, [numbers[0], numbers[1] - 1, 99] if numbers[2] == 0 else [*numbers[:2], numbers[2] - 1]))
-    problem, = config.unknown_keys(tree, before)
+    problem, = config_keys.unknown_keys(tree, before)
     assert problem.code == "key_too_new"
     assert f"needs LiveKit ≥ {since}, this deployment runs {before}" in problem.text
 
@@ -290,7 +291,7 @@ def test_a_key_that_came_later(path: str, since: str) -> None:
     ({"rtc": {"congestion_control": {"channel_observer_probe_config": {}}}}, "1.8.2", "rtc.congestion_control.remote_bwe"),
 ])
 def test_a_key_that_is_gone(tree: dict[str, t.Any], removed: str, instead: str) -> None:
-    problem, = config.unknown_keys(tree, "1.13.5")
+    problem, = config_keys.unknown_keys(tree, "1.13.5")
     assert problem.code == "key_removed"
     assert f"was removed in LiveKit {removed}, this deployment runs 1.13.5" in problem.text
     assert instead in problem.fix
@@ -298,13 +299,13 @@ def test_a_key_that_is_gone(tree: dict[str, t.Any], removed: str, instead: str) 
 
 def test_a_key_is_there_until_the_release_that_removed_it() -> None:
     tree = {"room": {"create_room_enabled": True}}
-    assert config.unknown_keys(tree, "1.13.1") == []
-    assert [p.code for p in config.unknown_keys(tree, "1.13.2")] == ["key_removed"]
+    assert config_keys.unknown_keys(tree, "1.13.1") == []
+    assert [p.code for p in config_keys.unknown_keys(tree, "1.13.2")] == ["key_removed"]
 
 
 @pytest.mark.parametrize("tree", [{"rtc": {"enable_warp": True}}, {"turn": {"per_user_relay_allocation_limit": 3}}, {"rtc": {"require_ipv4": True}}])
 def test_a_key_no_release_has_yet(tree: dict[str, t.Any]) -> None:
-    problem, = config.unknown_keys(tree, "1.13.5")
+    problem, = config_keys.unknown_keys(tree, "1.13.5")
     assert "needs a release after 1.13.5" in problem.text
 
 
@@ -329,7 +330,7 @@ def test_a_key_no_release_has_yet(tree: dict[str, t.Any]) -> None:
     ({"rtc": {"congestion_control": {"send_side_bwe": 3}}}, "a mapping"),
 ])
 def test_a_value_of_the_wrong_type(tree: dict[str, t.Any], words: str) -> None:
-    problem, = config.unknown_keys(tree, "1.13.5")
+    problem, = config_keys.unknown_keys(tree, "1.13.5")
     assert problem.code == "wrong_type"
     assert words in problem.text
     assert "12345" not in str(problem)
@@ -341,12 +342,12 @@ def test_a_value_of_the_wrong_type(tree: dict[str, t.Any], words: str) -> None:
     ({"rtc": {"turn_servers": [{"protocol": "dtls"}]}}, "Did you mean tls?"),
 ])
 def test_a_value_that_cannot_be(tree: dict[str, t.Any], fix: str) -> None:
-    problem, = config.unknown_keys(tree, "1.13.5")
+    problem, = config_keys.unknown_keys(tree, "1.13.5")
     assert problem.code == "bad_value" and fix in problem.fix
 
 
 def test_everything_of_the_newest_release_is_taken() -> None:
-    assert config.unknown_keys({
+    assert config_keys.unknown_keys({
         "port": 7880, "bind_addresses": [], "prometheus": {"username": "u", "password": "p"}, "enable_data_tracks": False, "sip": {},
         "rtc": {"udp_port": "50000-50099", "node_ip": "10.0.0.1,fd00::1", "interfaces": {"includes": ["eth0"]}, "ips": {"excludes": ["172.17.0.0/16"]},
                 "batch_io": {"batch_size": 128, "max_flush_interval": "2ms"}, "pli_throttle": {"low_quality": "500ms"}, "allow_tcp_fallback": True,
@@ -363,8 +364,8 @@ def test_everything_of_the_newest_release_is_taken() -> None:
 
 def test_known_keys_let_newer_keys_pass() -> None:
     tree = {"rtc": {"brand_new": {"x": 1}, "other": 1}}
-    assert [p.where for p in config.unknown_keys(tree, "1.14.0", known=["rtc.brand_new"])] == ["rtc.other"]
-    assert "livekit_known_keys" in config.unknown_keys(tree, "1.14.0")[0].fix
+    assert [p.where for p in config_keys.unknown_keys(tree, "1.14.0", known=["rtc.brand_new"])] == ["rtc.other"]
+    assert "livekit_known_keys" in config_keys.unknown_keys(tree, "1.14.0")[0].fix
     assert found(server_config=tree, known_keys=["rtc.brand_new", "rtc.other"], version="1.14.0") == []
     assert render(server_config=tree)["rtc"]["brand_new"] == {"x": 1}
 
@@ -374,7 +375,7 @@ def test_known_keys_let_newer_keys_pass() -> None:
     ("2d", None), ("+-2s", None),
 ])
 def test_duration_seconds(text: str, seconds: float | None) -> None:
-    assert config.duration_seconds(text) == (seconds if seconds is None else pytest.approx(seconds))
+    assert config_keys.duration_seconds(text) == (seconds if seconds is None else pytest.approx(seconds))
 
 
 def test_the_schema_is_consistent() -> None:
@@ -385,7 +386,7 @@ def test_the_schema_is_consistent() -> None:
             parent = path.rpartition(".")[0]
             assert schema.KEYS[parent.removesuffix("[]")].type == ("maps" if parent.endswith("[]") else "map"), path
     assert not set(schema.MISNAMED) & set(schema.KEYS)
-    assert set(config.OWNED) <= set(schema.KEYS)
+    assert set(config_checks.OWNED) <= set(schema.KEYS)
 
 
 # --- problems ---------------------------------------------------------------------------------------------------------
@@ -406,7 +407,7 @@ def test_version(version: str, code: str | None) -> None:
 
 
 def test_a_leading_v_is_named() -> None:
-    assert 'Write "1.13.5"' in str(config.problems(model(version="v1.13.5"), slots.Layout())[0])
+    assert 'Write "1.13.5"' in str(config_checks.problems(model(version="v1.13.5"), slots.Layout())[0])
 
 
 @pytest.mark.parametrize(("turn", "codes"), [({}, []), (TURN, ["broken_version"]), ({**TURN, "udp_port": 0}, [])])
@@ -438,7 +439,7 @@ def test_keys(keys: dict[str, t.Any], expected: list[tuple[str, str]]) -> None:
     (slots.Layout(udp_width=100, count=2, udp_start=50000, turn_udp=50150), [], TURN, "slot 2 ICE/UDP and slot 1 TURN/UDP both use udp port 50150"),
 ])
 def test_ports_that_overlap(layout: slots.Layout, claims: t.Any, turn: dict[str, t.Any], words: str) -> None:
-    problems = config.problems(model(turn=turn), layout, claims=claims)
+    problems = config_checks.problems(model(turn=turn), layout, claims=claims)
     assert {p.code for p in problems} == {"ports_overlap"}
     hit = [p for p in problems if words in p.text]
     assert hit
@@ -549,7 +550,7 @@ def test_the_node_ip_of_this_host_is_checked_without_a_list() -> None:
     assert found(address="media1.example.org") == [("bad_node_ip", "livekit_node_ip")]
 
 
-@pytest.mark.parametrize("path", sorted(config.OWNED))
+@pytest.mark.parametrize("path", sorted(config_checks.OWNED))
 def test_what_a_slot_owns_cannot_be_overridden(path: str) -> None:
     tree: t.Any = None  # removing it is overriding it too
     for name in reversed(path.split(".")):
@@ -582,9 +583,9 @@ def test_server_config_and_cross_references(extra: dict[str, t.Any], changes: di
 
 
 def test_raise_for_lists_every_problem_at_once() -> None:
-    config.raise_for([])
+    raise_for([])
     with pytest.raises(FleetError) as failed:
-        config.raise_for(config.problems(model(version="1.9.10", keys={"apikey": "short"}), slots.Layout()))
+        raise_for(config_checks.problems(model(version="1.9.10", keys={"apikey": "short"}), slots.Layout()))
     result = failed.value.as_result()
     assert [p["code"] for p in result["failure"]["problems"]] == ["broken_version", "short_secret"]
     assert "2 problems. Nothing was changed. Correct and run again:\n1. " in result["msg"]
@@ -599,32 +600,18 @@ def test_raise_for_lists_every_problem_at_once() -> None:
     ("1.13.5", ["1.11.0"], {**TURN, "tls_port": 0}, 0),
 ])
 def test_steps_between_releases(target: str, running: list[str], turn: dict[str, t.Any], expected: int) -> None:
-    assert [p.code for p in config.step_problems(model(version=target, turn=turn), running)] == ["turn_step"] * expected
+    assert [p.code for p in config_checks.step_problems(model(version=target, turn=turn), running)] == ["turn_step"] * expected
 
 
 # --- the product's own check ------------------------------------------------------------------------------------------
 
 def test_the_servers_own_verdict_is_read_from_its_output() -> None:
-    assert config.static_problems("TCP Ports\n7880 - HTTP service\nUDP Ports\n50000-50099 - ICE/UDP\n") == []
-    problem, = config.static_problems(
+    assert config_checks.static_problems("TCP Ports\n7880 - HTTP service\nUDP Ports\n50000-50099 - ICE/UDP\n") == []
+    problem, = config_checks.static_problems(
         "could not parse config: yaml: unmarshal errors:\n  line 3: field foo not found in type config.RTCConfig\n  line 5: cannot unmarshal !!str `"
         + SECRET + "` into int\n")
     assert "foo" in problem.fix and SECRET not in str(problem)
-    assert "it said nothing" in config.static_problems("")[0].text
-
-
-def test_a_binary_that_cannot_be_run(tmp_path: pathlib.Path) -> None:
-    problem, = config.static_check(str(tmp_path / "livekit-server"), "config.yaml")
-    assert problem.code == "static_check" and "could not be run" in problem.text
-
-
-def test_static_check_gives_the_server_a_clean_environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in that answers as the server does, but only if its arguments are right and LIVEKIT_* did not leak in."""
-    monkeypatch.setenv("LIVEKIT_CONFIG", "port: 1")
-    binary = tmp_path / "livekit-server"
-    binary.write_text('#!/bin/sh\n[ "$1 $2 $3" = "--config c.yaml ports" ] && [ -z "$LIVEKIT_CONFIG" ] && echo "TCP Ports"\nexit 0\n')
-    binary.chmod(0o755)
-    assert config.static_check(str(binary), "c.yaml") == []
+    assert "it said nothing" in config_checks.static_problems("")[0].text
 
 
 # --- the role that holds the variables --------------------------------------------------------------------------------

@@ -149,6 +149,13 @@ def test_static_check_judges_by_words_not_by_exit_code(host, systemd):
     assert caught.value.failure["code"] == "static_check"
 
 
+def test_the_static_check_sees_no_environment_that_would_override_the_file(host):
+    seen = []
+    host.run = lambda command: (seen.append(command), (0, "TCP Ports\n7880", ""))[1]
+    host.static_check(1)
+    assert seen[0][:2] == ["env", "-i"]
+
+
 def test_generation_json_that_is_no_json_counts_as_none(host, tmp_path):
     host.write(1, "abc", "1.13.5", FILES)
     (tmp_path / "etc/1/generation.json").write_text("{")

@@ -9,8 +9,9 @@ import time
 import pytest
 from livekit.protocol import models
 
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import registry
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import redis_connection, registry, registry_messages
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.registry_messages import PARTICIPANT_KINDS, PARTICIPANT_STATES
 
 SECRET = "hunter2-hunter2"
 
@@ -31,18 +32,18 @@ def test_rooms_and_participants_are_read_as_livekits_own_classes_write_them():
     """Our field numbers against LiveKit's published descriptors."""
     for ours, theirs in (("Room", models.Room), ("ParticipantInfo", models.ParticipantInfo), ("ParticipantPermission", models.ParticipantPermission)):
         published = {f.name: f for f in theirs.DESCRIPTOR.fields}
-        mine = registry.messages()[ours].DESCRIPTOR.fields_by_name
+        mine = registry_messages.messages()[ours].DESCRIPTOR.fields_by_name
         assert {n: f.number for n, f in mine.items()} == {n: published[n].number for n in mine}
         for name, field in mine.items():
             wire = published[name].type
             assert field.type == (field.TYPE_INT32 if wire == field.TYPE_ENUM else wire), name
-    assert dict(enumerate(registry.PARTICIPANT_STATES)) == {v.number: v.name for v in models.ParticipantInfo.State.DESCRIPTOR.values}
-    assert registry.PARTICIPANT_KINDS == {v.number: v.name for v in models.ParticipantInfo.Kind.DESCRIPTOR.values}
+    assert dict(enumerate(PARTICIPANT_STATES)) == {v.number: v.name for v in models.ParticipantInfo.State.DESCRIPTOR.values}
+    assert PARTICIPANT_KINDS == {v.number: v.name for v in models.ParticipantInfo.Kind.DESCRIPTOR.values}
 
 
 def test_unknown_fields_and_values_of_a_later_livekit_do_no_harm():
-    raw = registry.messages()["Node"](id="ND_a", state=9, type=99).SerializeToString() + b"\xfa\x3f\x03new"
-    node = registry.Node.parse(raw)
+    raw = registry_messages.messages()["Node"](id="ND_a", state=9, type=99).SerializeToString() + b"\xfa\x3f\x03new"
+    node = registry_messages.Node.parse(raw)
     assert (node.id, node.state, node.type, node.serving) == ("ND_a", "STATE_9", "TYPE_99", False)
 
 
@@ -103,7 +104,7 @@ def test_all_stale_points_at_redis(redis_server):
 
 @pytest.mark.parametrize(("age", "fresh"), [(-3, True), (0, True), (4.9, True), (5.0, False), (60, False)])
 def test_fresh_is_livekits_five_seconds(age, fresh):
-    node = registry.Node(id="ND_a", ip="", region="", state="SERVING", updated_at=1000)
+    node = registry_messages.Node(id="ND_a", ip="", region="", state="SERVING", updated_at=1000)
     assert node.fresh(1000 + age) is fresh and node.age(1000 + age) == pytest.approx(age)
 
 
@@ -122,7 +123,7 @@ def test_rooms_and_participants(redis_server):
     people = store.participants("r")
     assert [p.identity for p in people] == ["bot", "line", "zoe"]
     assert (people[0].hidden, people[0].is_publisher, people[0].state) == (True, True, "ACTIVE")
-    assert registry.count_kinds(people) == {"AGENT": 1, "SIP": 1, "STANDARD": 1}
+    assert registry_messages.count_kinds(people) == {"AGENT": 1, "SIP": 1, "STANDARD": 1}
     assert store.participants_of(["other"]) == {"other": []} and store.room_details([]) == {} and store.participants_of([]) == {}
 
 
@@ -336,8 +337,8 @@ def test_settings_that_cannot_work(config, code):
 
 
 def test_addresses():
-    assert registry._address("[fd00::5]:6379") == ("fd00::5", 6379)
-    assert registry._format("fd00::5", 6379) == "[fd00::5]:6379"
+    assert redis_connection._address("[fd00::5]:6379") == ("fd00::5", 6379)
+    assert redis_connection._format("fd00::5", 6379) == "[fd00::5]:6379"
 
 
 # --- TLS

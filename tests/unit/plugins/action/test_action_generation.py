@@ -177,6 +177,21 @@ def test_fewer_udp_ports_than_cpus_are_refused_before_anything_changes(run):
     assert caught.value.failure["code"] == "udp_range_small" and host.steps == []
 
 
+def test_a_step_that_would_break_turn_is_refused_before_anything_changes(run):
+    host = Host()
+    turn = {"enabled": True, "domain": "turn.example.org", "external_tls": True}
+    run(host, model={**MODEL, "livekit_version": "1.11.0", "livekit_turn": turn})
+    host.steps.clear()
+    with pytest.raises(FleetError, match="1.12.0") as caught:
+        run(host, model={**MODEL, "livekit_turn": turn})
+    assert caught.value.failure["code"] == "turn_step" and host.steps == []
+
+
+def test_a_misspelt_port_is_refused(run):
+    with pytest.raises(FleetError, match="udp_width"):
+        run(Host(), layout={"udp_with": 4})
+
+
 def test_no_free_slot_is_refused(run):
     host = Host()
     model = upgraded(host, run)
