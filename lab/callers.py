@@ -8,7 +8,7 @@
         --until-file build/stop --status build/status.json --out build/calls.json
 
 Ends when --seconds are over, when --until-file appears or on SIGTERM/SIGINT; the calls are hung up properly first, then
---out is written: {started, ended, calls, summary, load, clients}. A call is a record of fleet/probe.py with the number
+--out is written: {started, ended, calls, summary, load, clients}. A call is a record of fleet/call.py with the number
 of its line. --status is replaced about once a second:
 {"calls": up now, "with_media": heard now, "wanted": N, "finished": n, "dropped": n, "gaps": n, "pid": ..., "t": unix}.
 What the native library has to say goes to --out with .log at its end.
@@ -36,7 +36,9 @@ import typing as t
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "plugins" / "module_utils"))
 
-from fleet import probe  # noqa: E402
+from fleet import sdk  # noqa: E402
+from fleet.call import TRANSPORTS, Call, warm  # noqa: E402
+from fleet.call_figures import signal_url  # noqa: E402
 from fleet.errors import FleetError  # noqa: E402
 
 PER_PROCESS = 10
@@ -75,11 +77,11 @@ def write_json(path: pathlib.Path, value: t.Any) -> None:
 
 async def _lines(job: dict[str, t.Any], stop: t.Any, say: t.Callable[..., None]) -> None:
     ending = asyncio.Event()
-    live: dict[int, probe.Call] = {}
+    live: dict[int, Call] = {}
     seen = {"gaps": 0, "late": 0.0}
     born = time.time()
 
-    def heard(call: probe.Call, entry: dict[str, t.Any]) -> None:
+    def heard(call: Call, entry: dict[str, t.Any]) -> None:
         if entry["event"] != "gap":
             return
         seen["gaps"] += 1
@@ -96,7 +98,7 @@ async def _lines(job: dict[str, t.Any], stop: t.Any, say: t.Callable[..., None])
             life = random.uniform(*LIFE) if job["steady"] else None
             if job["steady"] and turn == 0:
                 life = random.uniform(1, LIFE[1])  # or all first calls would end together
-            call = probe.Call(url, job["key"], job["secret"], room, transport=job["transport"], one_peer_connection=job["one"], on_event=heard)
+            call = Call(url, job["key"], job["secret"], room, transport=job["transport"], one_peer_connection=job["one"], on_event=heard)
             say("start", number, {"room": room, "url": url, "line": number, "node_id": node, "started": time.time()})
             try:
                 if node:
@@ -147,7 +149,7 @@ async def _pause(ending: asyncio.Event, seconds: float) -> None:
 
 
 async def _pinned_room(job: dict[str, t.Any], url: str, room: str, node: str) -> None:
-    from livekit import api  # pylint: disable=import-outside-toplevel  # after probe.isolate()
+    from livekit import api  # pylint: disable=import-outside-toplevel  # after sdk.isolate()
 
     lk = api.LiveKitAPI(url, job["key"], job["secret"], failover=False)
     try:
@@ -164,13 +166,13 @@ def client(job: dict[str, t.Any], go: t.Any, stop: t.Any, results: t.Any) -> Non
         log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(log, 2)
         os.dup2(log, 1)
-    probe.isolate(job["ca_file"])
+    sdk.isolate(job["ca_file"])
 
     def say(kind: str, number: int, what: dict[str, t.Any]) -> None:
         results.put((job["index"], kind, number, what))
 
     try:
-        probe.warm()
+        warm()
         say("ready", -1, {})
         go.wait(60)
         asyncio.run(_lines({**job, "begin": time.time()}, stop, say))
@@ -262,13 +264,13 @@ def arguments(argv: t.Sequence[str] | None = None) -> argparse.Namespace:
     add("--join-every", type=float, default=0.25, help="seconds between two joins at the start (default 0.25)")
     add("--pin", nargs="+", default=[], metavar="NODE_ID", help="create the rooms on these nodes, in turn")
     add("--steady", action="store_true", help=f"a call lasts {LIFE[0]:.0f}-{LIFE[1]:.0f} s and is replaced by the next, so that there are joins all the time")
-    add("--transport", choices=probe.TRANSPORTS, default="any", help="how media may go, as for call_probe")
+    add("--transport", choices=TRANSPORTS, default="any", help="how media may go, as for call_probe")
     add("--one-peer-connection", action="store_true", help="the SDK's default mode, which loses publishers on a busy machine by itself")
     add("--credentials", metavar="FILE", help="JSON file with api_key and api_secret (default: LIVEKIT_API_KEY, LIVEKIT_API_SECRET)")
     add("--ca-file", help="CA of the balancer's certificate, besides the system's")
     add("--every", type=float, default=5, help="seconds between two lines of progress; 0: none (default 5)")
     found = parser.parse_args(argv)
-    found.url = [probe.signal_url(u) for entry in found.url for u in entry.split(",") if u]
+    found.url = [signal_url(u) for entry in found.url for u in entry.split(",") if u]
     found.processes = found.processes or math.ceil(found.calls / PER_PROCESS)
     if found.calls < 1 or found.calls > found.processes * PER_PROCESS:
         parser.error(f"--calls {found.calls} with --processes {found.processes}: from 1 to {PER_PROCESS} calls for each process "

@@ -193,8 +193,10 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.openrtc.livekit.plugins.module_utils import _registry_module
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import probe
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.call import TRANSPORTS
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.call_figures import unmet
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.probe import run_in_child
 
 WAYS = ["udp", "tcp", "turn/udp", "turn/tcp", "turn/tls"]
 
@@ -204,7 +206,7 @@ def check(call: dict[str, t.Any], params: t.Mapping[str, t.Any]) -> None:
     if call.get("failure"):
         f = dict(call.pop("failure"))
         raise FleetError(f.pop("tried"), f.pop("on"), f.pop("got"), f.pop("fix"), **f)
-    missed = probe.unmet(
+    missed = unmet(
         call, params["max_join_ms"], params["max_first_media_ms"], params["max_gap_ms"], params["max_loss_percent"],
         params["expect_transport"] or (),
     )
@@ -220,7 +222,7 @@ def main() -> None:
             "node_id": {"type": "str"},
             "node_ids": {"type": "list", "elements": "str"},
             "seconds": {"type": "float", "default": 2},
-            "transport": {"type": "str", "choices": list(probe.TRANSPORTS), "default": "any"},
+            "transport": {"type": "str", "choices": list(TRANSPORTS), "default": "any"},
             "timeout": {"type": "float", "default": 30},
             "max_join_ms": {"type": "int"},
             "max_first_media_ms": {"type": "int"},
@@ -241,7 +243,7 @@ def main() -> None:
     requests = [{**request, "node_id": node} for node in (params["node_ids"] or [params["node_id"]])]
     call: dict[str, t.Any] = {}
     try:
-        calls = probe.run_in_child(requests, timeout=params["timeout"] * len(requests) + 20, ca_file=params["ca_file"])
+        calls = run_in_child(requests, timeout=params["timeout"] * len(requests) + 20, ca_file=params["ca_file"])
         for call in calls:
             check(call, params)
     except FleetError as error:

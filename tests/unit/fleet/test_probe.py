@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import probe
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import call, call_figures, probe, sdk
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
 
 T = 1_700_000_000.0
@@ -31,7 +31,7 @@ def tone(count, peak=8000):
     ([0] * 2000 + tone(480) + [0] * 2320, 2008, 2472),
 ])
 def test_sound_is_found_to_the_sample_within_a_block(samples, first, last):
-    span = probe.loud_span(memoryview(array.array("h", samples)))
+    span = call_figures.loud_span(memoryview(array.array("h", samples)))
     assert span is not None
     assert abs(span[0] - first) <= 16
     assert abs(span[1] - last) <= 16
@@ -39,11 +39,11 @@ def test_sound_is_found_to_the_sample_within_a_block(samples, first, last):
 
 @pytest.mark.parametrize("samples", [[0] * 4800, tone(4800, peak=300), []])
 def test_comfort_noise_and_silence_are_not_sound(samples):
-    assert probe.loud_span(samples) is None
+    assert call_figures.loud_span(samples) is None
 
 
 def test_loudest_negative_sample_counts():
-    assert probe.loud_span([-32768] * 16) == (0, 8)
+    assert call_figures.loud_span([-32768] * 16) == (0, 8)
 
 
 def feed(heard, *stretches):
@@ -55,7 +55,7 @@ def feed(heard, *stretches):
 
 
 def test_a_silence_over_the_threshold_is_a_gap_with_its_begin_and_length():
-    heard = probe.Heard(0.25)
+    heard = call_figures.Heard(0.25)
     feed(heard, (T, T + 2), (T + 2.8, T + 4))
     assert heard.gaps == [{"start": T + 2, "seconds": 0.8}]
     assert heard.first == T
@@ -65,13 +65,13 @@ def test_a_silence_over_the_threshold_is_a_gap_with_its_begin_and_length():
 
 def test_a_short_pause_is_no_gap_and_the_threshold_is_a_parameter():
     for threshold, gaps in ((0.25, 0), (0.1, 1)):
-        heard = probe.Heard(threshold)
+        heard = call_figures.Heard(threshold)
         feed(heard, (T, T + 1), (T + 1.2, T + 2))
         assert len(heard.gaps) == gaps
 
 
 def test_two_streams_that_overlap_during_a_reconnect_are_heard_once():
-    heard = probe.Heard()
+    heard = call_figures.Heard()
     heard.add(T, T + 1)
     heard.add(T + 0.5, T + 1.5)
     heard.add(T + 0.6, T + 0.9)
@@ -81,7 +81,7 @@ def test_two_streams_that_overlap_during_a_reconnect_are_heard_once():
 
 
 def test_a_silence_that_lasts_at_the_end_is_an_open_gap():
-    heard = probe.Heard()
+    heard = call_figures.Heard()
     feed(heard, (T, T + 1))
     assert heard.until(T + 1.1) == []
     assert heard.until(T + 3) == [{"start": pytest.approx(T + 1), "seconds": pytest.approx(2), "open": True}]
@@ -89,7 +89,7 @@ def test_a_silence_that_lasts_at_the_end_is_an_open_gap():
 
 
 def test_nothing_heard_has_no_gap_and_no_age():
-    heard = probe.Heard()
+    heard = call_figures.Heard()
     assert heard.until(T) == []
     assert heard.age(T) is None
 
@@ -107,7 +107,7 @@ def test_nothing_heard_has_no_gap_and_no_age():
     ({"ended": T + 1, "first": None, "last": None, "failed": "publisher could not join: x"}, "publisher could not join: x"),
 ])
 def test_what_counts_as_dropped(call, reason):
-    assert probe.drop_reason(T, **call) == reason
+    assert call_figures.drop_reason(T, **call) == reason
 
 
 # --- the way of media
@@ -140,29 +140,29 @@ def stats(local, selected=True, nominated=True, lost=0):
     ({"protocol": "udp", "candidate_type": "RELAY", "url": "turn:10.0.0.2:3478?transport=udp"}, "turn/udp"),
 ])
 def test_the_selected_pair_tells_the_transport(local, way):
-    path = probe.path_of(stats(local))
+    path = call_figures.path_of(stats(local))
     assert path["transport"] == way
     assert path["remote"] == "10.0.0.2:50003"
     assert path["rtt_ms"] == 12.3
 
 
 def test_loss_and_jitter_are_of_the_audio_that_came_in():
-    path = probe.path_of(stats({"protocol": "udp"}, lost=10))
+    path = call_figures.path_of(stats({"protocol": "udp"}, lost=10))
     assert (path["packets"], path["lost"], path["loss_percent"], path["jitter_ms"]) == (990, 10, 1.0, 4.0)
 
 
 def test_without_a_selected_pair_the_nominated_one_counts_and_without_any_nothing_is_claimed():
-    assert probe.path_of(stats({"protocol": "udp"}, selected=False))["transport"] == "udp"
-    assert "transport" not in probe.path_of(stats({"protocol": "udp"}, selected=False, nominated=False))
-    assert probe.path_of([]) == {}
+    assert call_figures.path_of(stats({"protocol": "udp"}, selected=False))["transport"] == "udp"
+    assert "transport" not in call_figures.path_of(stats({"protocol": "udp"}, selected=False, nominated=False))
+    assert call_figures.path_of([]) == {}
 
 
 def test_an_ipv6_endpoint_is_readable():
-    assert probe.path_of(stats({"protocol": "udp", "address": "fd00::1"}))["local"] == "[fd00::1]:40000"
+    assert call_figures.path_of(stats({"protocol": "udp", "address": "fd00::1"}))["local"] == "[fd00::1]:40000"
 
 
 def test_loss_is_unknown_without_packets():
-    assert probe.loss_percent(0, 0) is None
+    assert call_figures.loss_percent(0, 0) is None
 
 
 # --- failures and limits
@@ -176,21 +176,21 @@ def test_loss_is_unknown_without_packets():
     ("engine: signal failure: server returned 503", "probe_signal"),
 ])
 def test_connect_errors_are_told_apart(text, code):
-    assert probe.connect_code(text) == code
+    assert call_figures.connect_code(text) == code
 
 
 def test_advice_names_the_ports_of_the_slot():
-    assert "UDP 50100-50199 and TCP 7891" in probe.fix_for("probe_media", ports={"udp": [50100, 50199], "ice_tcp": 7891})
-    assert "node_ip" in probe.fix_for("probe_media")
-    assert "wss://x" in probe.fix_for("probe_signal", "wss://x")
+    assert "UDP 50100-50199 and TCP 7891" in call_figures.fix_for("probe_media", ports={"udp": [50100, 50199], "ice_tcp": 7891})
+    assert "node_ip" in call_figures.fix_for("probe_media")
+    assert "wss://x" in call_figures.fix_for("probe_signal", "wss://x")
 
 
 GOOD = {"join_ms": 120, "first_media_ms": 350, "gaps": [], "loss_percent": 0.0, "transport": "udp"}
 
 
 def test_a_call_within_all_limits_has_nothing_unmet():
-    assert probe.unmet(GOOD, 200, 500, 0, 1.0, ["udp", "tcp"]) == []
-    assert probe.unmet({**GOOD, "loss_percent": None, "transport": None}) == []
+    assert call_figures.unmet(GOOD, 200, 500, 0, 1.0, ["udp", "tcp"]) == []
+    assert call_figures.unmet({**GOOD, "loss_percent": None, "transport": None}) == []
 
 
 @pytest.mark.parametrize(("call", "limit", "words"), [
@@ -202,36 +202,36 @@ def test_a_call_within_all_limits_has_nothing_unmet():
     ({"transport": "tcp"}, {"transports": ["udp"]}, "media came over tcp, not udp"),
 ])
 def test_each_limit_is_held(call, limit, words):
-    found = probe.unmet({**GOOD, **call}, **limit)
+    found = call_figures.unmet({**GOOD, **call}, **limit)
     assert len(found) == 1
     assert words in found[0]["got"]
     assert found[0]["fix"]
 
 
 def test_urls_are_taken_in_either_form():
-    assert [probe.signal_url(u) for u in ("http://a:1", "https://a", "ws://a", "wss://a")] == ["ws://a:1", "wss://a", "ws://a", "wss://a"]
+    assert [call_figures.signal_url(u) for u in ("http://a:1", "https://a", "ws://a", "wss://a")] == ["ws://a:1", "wss://a", "ws://a", "wss://a"]
 
 
 def test_trust_keeps_the_systems_list():
     env = {}
-    probe.trust("ca.pem", env)
+    sdk.trust("ca.pem", env)
     assert env["SSL_CERT_FILE"] == os.path.abspath("ca.pem")
     assert env["SSL_CERT_DIR"]
-    probe.trust(None, untouched := {})
+    sdk.trust(None, untouched := {})
     assert untouched == {}
 
 
 def test_the_tone_has_whole_periods_and_is_loud():
-    wave, count = probe._tone()
+    wave, count = call.tone()
     samples = array.array("h", wave)
     assert len(samples) == count == 9600
-    assert count % (probe.RATE // probe.TONE_HZ) == 0
-    assert max(samples) > 7 * probe.LOUD
+    assert count % (call.RATE // call.TONE_HZ) == 0
+    assert max(samples) > 7 * call_figures.LOUD
 
 
 def test_a_call_refuses_a_transport_it_does_not_know():
     async def make():
-        probe.Call("ws://x", "k", "s", "r", transport="carrier pigeon")
+        call.Call("ws://x", "k", "s", "r", transport="carrier pigeon")
 
     with pytest.raises(FleetError, match="carrier pigeon"):
         asyncio.run(make())
@@ -316,7 +316,7 @@ def test_calls_use_a_peer_connection_for_each_way(monkeypatch):
     monkeypatch.setattr(rtc, "Room", Refused)
 
     async def place():
-        return await probe.Call("ws://127.0.0.1:1", "key", SECRET, "room").run(5)
+        return await call.Call("ws://127.0.0.1:1", "key", SECRET, "room").run(5)
 
     record = asyncio.run(place())
     assert seen == [False, False]
@@ -327,4 +327,4 @@ def test_calls_use_a_peer_connection_for_each_way(monkeypatch):
 
 
 def test_a_refused_token_is_not_repeated() -> None:
-    assert probe.without_tokens("401 - invalid token: eyJhbGci.eyJ2aWRl-_.sig, error") == "401 - invalid token: (token), error"
+    assert call_figures.without_tokens("401 - invalid token: eyJhbGci.eyJ2aWRl-_.sig, error") == "401 - invalid token: (token), error"

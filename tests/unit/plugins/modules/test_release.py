@@ -17,7 +17,8 @@ import typing as t
 import pytest
 from aiohttp import web
 
-from ansible_collections.openrtc.livekit.plugins.modules import release
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import release
+from ansible_collections.openrtc.livekit.plugins.modules.release import main
 
 
 def archive(says: str, member: str = "livekit-server") -> bytes:
@@ -79,7 +80,7 @@ class Host:
 
     def __call__(self, version: str = "1.13.5", check: bool = False, **options: t.Any) -> dict[str, t.Any]:
         arguments = {"version": version, "url": self.mirror.url, "dest": str(self.dest), "slots_dir": str(self.slots), "arch": "amd64", **options}
-        return self.run_module(release.main, arguments, check=check)
+        return self.run_module(main, arguments, check=check)
 
     def link(self, slot: int, version: str) -> None:
         folder = self.slots / str(slot)
