@@ -114,12 +114,21 @@ failure:
 """
 
 import functools
+import typing as t
 
+from ansible.module_utils import urls
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.urls import open_url
 
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.release import Release
+
+
+def get(url: str, **options: t.Any) -> t.Any:
+    """open_url, whose own errors (a certificate nobody trusts, for one) are no OSError."""
+    try:
+        return urls.open_url(url, http_agent="openrtc.livekit", follow_redirects="all", **options)
+    except urls.ConnectionError as exc:
+        raise OSError(str(exc)) from exc
 
 
 def main() -> None:
@@ -136,10 +145,10 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = dict(module.params)
-    get = functools.partial(open_url, timeout=params.pop("timeout"), http_agent="openrtc.livekit", follow_redirects="all")
+    opener = functools.partial(get, timeout=params.pop("timeout"))
     run = functools.partial(module.run_command, handle_exceptions=False)
     try:
-        result = Release(get, run, module.warn, **params).apply(module.check_mode)
+        result = Release(opener, run, module.warn, **params).apply(module.check_mode)
     except FleetError as exc:
         module.fail_json(**exc.as_result())
     module.exit_json(**result)

@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import pathlib
+import ssl
 import stat
 import subprocess
 import tarfile
@@ -341,3 +342,10 @@ def test_checksum_of(line: str, found: bool) -> None:
     digest = "ab" * 32
     text = f"# comment\n{line.format(d=digest, D=digest.upper())}\n"
     assert (release.checksum_of(text, "a.tar.gz") == digest) is found
+
+
+def test_a_mirror_whose_certificate_nobody_trusts_is_unreachable_not_a_crash(host: Host, serve, certificate) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+    result = host("1.13.5", url=serve(web.Application(), context).replace("http://", "https://"))
+    assert result["failure"]["code"] == "release_unreachable" and not host.versions()
