@@ -13,6 +13,7 @@ import time
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.component import run
 from ansible_collections.openrtc.livekit.plugins.modules import component
 
 SYSTEMCTL = """#!{python}
@@ -69,14 +70,8 @@ class Host:
         self.units_file.write_text("{}")
         monkeypatch.setenv("FAKE_UNITS", str(self.units_file))
         monkeypatch.setenv("PATH", f"{bindir}:{os.environ['PATH']}")
-        original = component.Component.__init__
-
-        def init(this, module):
-            original(this, module)
-            this.systemd = self.systemd
-
         self.systemd = True
-        monkeypatch.setattr(component.Component, "__init__", init)
+        monkeypatch.setattr(run, "systemd_runs", lambda: self.systemd)
 
     def run(self, check=False, **params):
         params = {"name": "thing", "record_dir": str(self.root / "record"), "_ansible_check_mode": check, "_ansible_diff": True,

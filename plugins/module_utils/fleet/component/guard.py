@@ -1,0 +1,76 @@
+# Copyright: openrtc.livekit contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Everything that can be refused before anything is touched; first of all what would end the calls of a node.
+
+Note that this module util is PRIVATE to the collection.
+"""
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import typing as t
+
+from .run import Failure
+
+# A running node holds calls. It is replaced by another one beside it, never restarted, and never sent a signal from here.
+NODE_UNITS = ("livekit-server@*", "livekit-server.service")
+
+
+def unit_name(name: str) -> str:
+    """The full name of a unit: haproxy -> haproxy.service."""
+    return name if re.search(r"\.(service|socket|timer|path|target|mount|slice)$", name) else f"{name}.service"
+
+
+def is_node(name: str) -> bool:
+    """Whether a unit is a LiveKit node, which nothing here may stop, reload or restart."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in NODE_UNITS)
+
+
+def triggered(files: t.Iterable[dict[str, t.Any]]) -> list[str]:
+    """The units that a change of these files reloads or restarts."""
+    return sorted({unit_name(u) for item in files for u in [*item["reload"], *item["restart"]]})
+
+
+def content(item: dict[str, t.Any]) -> str | None:
+    return item["secret_content"] if item["secret_content"] is not None else item["content"]
+
+
+def octal(mode: str) -> int:
+    try:
+        return int(mode, 8)
+    except ValueError:
+        raise Failure(f"mode {mode!r} is not an octal number; write it quoted, like '0640'") from None
+
+
+def refuse(p: dict[str, t.Any]) -> None:
+    """Refuse options that cannot be carried out, and complete the names of units in place."""
+    for name in triggered(p["files"]):
+        if is_node(name):
+            raise Failure(f"refusing to reload or restart {name}: it holds calls. A node is replaced by starting another beside it "
+                          "(openrtc.livekit.generation), never restarted")
+    for unit in p["units"]:
+        unit["name"] = unit_name(unit["name"])
+        if unit["state"] == "stopped" and is_node(unit["name"]):
+            raise Failure(f"refusing to stop {unit['name']} from here: draining a node is the job of openrtc.livekit.generation")
+    seen: set[str] = set()
+    for item in p["files"]:
+        _file(item)
+        if item["dest"] in seen:
+            raise Failure(f"{item['dest']} is given twice")
+        seen.add(item["dest"])
+        octal(item["mode"])
+    for directory in p["directories"]:
+        octal(directory["mode"])
+
+
+def _file(item: dict[str, t.Any]) -> None:
+    if item["src"] is not None:
+        raise Failure(f"{item['dest']}: 'src' is resolved on the control machine; call the module as a task, not directly")
+    if item["state"] == "present" and content(item) is None:
+        raise Failure(f"{item['dest']}: no content given")
+    if item["validate"] and "%s" not in item["validate"]:
+        raise Failure(f"{item['dest']}: validate must contain %s, got: {item['validate']}")
+    if not os.path.isabs(item["dest"]):
+        raise Failure(f"{item['dest']}: not an absolute path")
