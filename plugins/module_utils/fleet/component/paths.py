@@ -78,12 +78,16 @@ def attributes(run: Run, kind: str, path: str, item: dict[str, t.Any]) -> None:
 
 
 def temporary(path: str, data: bytes, mode: int) -> str:
-    """A file beside the target, with an ending that products which look at names accept."""
+    """A file beside the target, with an ending that products which look at names accept. None is left where writing fails."""
     base, ext = os.path.splitext(os.path.basename(path))
     fd, name = tempfile.mkstemp(prefix=f".{base}.", suffix=ext, dir=os.path.dirname(path))
-    with os.fdopen(fd, "wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-    os.chmod(name, mode)
+    try:
+        with os.fdopen(fd, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(name, mode)
+    except OSError:
+        os.unlink(name)
+        raise
     return name

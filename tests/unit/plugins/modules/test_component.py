@@ -13,7 +13,7 @@ import time
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.component import run
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.component import paths, run
 from ansible_collections.openrtc.livekit.plugins.modules import component
 
 SYSTEMCTL = """#!{python}
@@ -283,3 +283,13 @@ def test_idempotent_run_is_fast(host):
     begin = time.perf_counter()
     assert not host.run(**params)["changed"]
     assert time.perf_counter() - begin < 1
+
+
+def test_a_full_disk_leaves_no_piece_of_a_secret_behind(tmp_path, monkeypatch) -> None:
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(paths.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        paths.temporary(str(tmp_path / "keys.yaml"), b"secret", 0o600)
+    assert list(tmp_path.iterdir()) == []
