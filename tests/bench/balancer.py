@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -208,6 +209,7 @@ def main() -> int:
     parser.add_argument("--output", type=pathlib.Path, default=ROOT / "build/bench/balancer.json")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it complains of every WebSocket that outlives its TLS shutdown
         result = asyncio.run(bench(args, pathlib.Path(folder)))
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(result, indent=2) + "\n")
