@@ -28,7 +28,8 @@ class Lab:
                           "-e", f"livekit_lab_dir={self.directory}"]
 
     def __enter__(self) -> Lab:
-        subprocess.run(["lab/bootstrap"], cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
+        for step in ("lab/bootstrap", "lab/prepare"):
+            subprocess.run([step], cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
         self._quiet("ansible-playbook", "lab/destroy.yml", *self.options)
         self._quiet("ansible-playbook", "lab/create.yml", *self.options)
         return self
