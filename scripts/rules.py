@@ -149,7 +149,7 @@ def headers() -> t.Iterator[str]:
             yield f"{path}: `from __future__ import annotations` is missing"
 
 
-OUTSIDE = ("lab", "tests", "molecule", "scripts", "build", ".ci", ".git", ".config", ".secrets", ".cache", ".ansible")
+OUTSIDE = ("lab", "tests", "molecule", "scripts", "build", ".ci", ".git", ".config", ".secrets", ".tls", ".cache", ".ansible")
 
 
 def archive() -> t.Iterator[str]:

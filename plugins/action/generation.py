@@ -4,6 +4,7 @@
 """Carries out the plan of fleet.generation on one host: start beside, gate, serve, drain. Documented in modules/generation.py."""
 from __future__ import annotations
 
+import re
 import time
 import typing as t
 
@@ -19,6 +20,7 @@ from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.slots import
 ARGUMENT_SPEC: dict[str, t.Any] = {
     "model": {"type": "dict", "required": True},
     "gates": {"type": "list", "elements": "str", "choices": ["node", "call", "balancer"], "default": ["node", "call", "balancer"]},
+    "balancer_hosts": {"type": "list", "elements": "str", "default": []},
     "balancer_pages": {"type": "list", "elements": "str", "default": []},
     "balancer_username": {"type": "str"},
     "balancer_password": {"type": "str", "no_log": True},
@@ -89,8 +91,10 @@ class Change:
         seen = self.on_slots("slot_info", config=True, redis=desired.model.redis or None)
         raise_for(config_checks.problems(desired.model, layout, vcpus=seen["vcpus"]))
         self.check_redis(seen.get("redis") or {})
+        self.check_balancers(layout, seen["slots"])
         slots = [generation.Slot.from_mapping(row) for row in seen["slots"]]
-        plan = generation.plan(desired.name, desired.model.version, slots, redis=bool(desired.model.redis), now=time.time())
+        plan = generation.plan(desired.name, desired.model.version, slots, redis=bool(desired.model.redis), now=time.time(),
+                               count=layout.count)
         if plan.start:
             raise_for(config_checks.step_problems(desired.model, [s.version for s in slots if s.running and s.version]))
         result = {"changed": plan.changed, "generation": desired.name, "slot": plan.slot, "drained": list(plan.drain), "reason": plan.reason,
@@ -122,33 +126,56 @@ class Change:
         if plan.start:
             self.slot([plan.slot], "started", redis=desired.model.redis or None, generation=desired.name, version=desired.model.version,
                       files=desired.files(plan.slot), timeout=self.args["ready_timeout"])
+        else:  # an earlier run started it; what it is now counts
+            self.on_slots("slot", slots=[plan.slot], state="ready", redis=desired.model.redis or None, timeout=self.args["ready_timeout"])
         if plan.gate:
-            self.gate(plan.slot, desired)
+            self.gate(plan, desired)
+        self.balancer(plan)
         if plan.drain:
             self.slot(list(plan.drain), "draining")
 
-    def gate(self, slot: int, desired: Desired) -> None:
-        """The call, then service, then the balancer. A failure takes the new node away and leaves the old one alone."""
-        gates = self.args["gates"]
+    def gate(self, plan: generation.Plan, desired: Desired) -> None:
+        """The call, then service. A failure takes a node that this run has started away and leaves the old one alone."""
         try:
-            if "call" in gates:
-                self.call(slot, desired)
+            if "call" in self.args["gates"]:
+                self.call(plan.slot, desired)
         except FleetError:
-            self.slot([slot], "discarded")
+            if plan.start:
+                self.slot([plan.slot], "discarded")
             raise
-        self.slot([slot], "serving", generation=desired.name)
+        self.slot([plan.slot], "serving", generation=desired.name)
+
+    def balancer(self, plan: generation.Plan) -> None:
+        """Every balancer must send connections to the node before another one drains, whichever run has started it."""
         pages = [{"url": url, "username": self.args["balancer_username"], "password": self.args["balancer_password"]} for url in self.args["balancer_pages"]]
-        if "balancer" not in gates or not pages:
+        if "balancer" not in self.args["gates"] or not pages:
             return
         try:
-            haproxy.wait_taken(pages, haproxy.server_name(self.host, slot), timeout=self.args["balancer_timeout"])
-            self.note("balancer takes it", slot)
+            haproxy.wait_taken(pages, haproxy.server_name(self.host, plan.slot), timeout=self.args["balancer_timeout"])
+            self.note("balancer takes it", plan.slot)
         except FleetError:
-            self.slot([slot], "draining")  # not discarded: callers may have come in by another balancer
+            if plan.start:
+                self.slot([plan.slot], "draining")  # not discarded: callers may have come in by another balancer
             raise
+
+    def check_balancers(self, layout: Layout, rows: list[dict[str, t.Any]]) -> None:
+        """What would let a change go past the balancers is refused before anything changes."""
+        if "balancer" in self.args["gates"] and self.args["balancer_hosts"] and not self.args["balancer_pages"]:
+            raise FleetError("ask the balancers", ", ".join(self.args["balancer_hosts"]), "HAProxy has no statistics page without a password",
+                             "Set livekit_haproxy_stats_password for all hosts, not only the balancers, or leave balancer out of livekit_server_gates",
+                             code="balancer_stats")
+        for row in rows:
+            port = re.search(r"(?m)^port: (\d+)$", row.get("config") or "")
+            if row["state"] in ("active", "activating") and port and int(port[1]) != layout.ports(row["slot"]).signal:
+                raise FleetError("keep the balancers on the running nodes", f"{self.host}, slot {row['slot']}",
+                                 f"its node listens on {port[1]}, by livekit_layout it would be {layout.ports(row['slot']).signal}",
+                                 "Keep livekit_layout as it was while nodes run; to change it, drain the host first", code="layout_changed")
 
     def call(self, slot: int, desired: Desired) -> None:
         row = next(r for r in self.on_slots("slot_info")["slots"] if r["slot"] == slot)
+        if not row["node_id"]:  # unpinned, the call might pass on another node
+            raise FleetError("pin the call of the gate", f"{self.host}, slot {slot}", "the node does not tell its identifier on the metrics port",
+                             "Run again; if it stays, look at the node's log", code="gate_http")
         address = self.args["probe_address"] or self.args["address"]
         key, secret = desired.model.credentials()
         request = {"url": f"http://{address}:{row['ports']['signal']}", "key": key, "secret": secret, "node_id": row["node_id"],

@@ -47,6 +47,11 @@ options:
     elements: str
     choices: [node, call, balancer]
     default: [node, call, balancer]
+  balancer_hosts:
+    description: Names of the HAProxies in front. When there are any, O(balancer_pages) must be given for the gate V(balancer).
+    type: list
+    elements: str
+    default: []
   balancer_pages:
     description:
       - Statistics pages, as CSV, of the HAProxies in front. V(http://192.0.2.10:8404/;csv) is one.

@@ -33,11 +33,12 @@ options:
     description:
       - V(started) writes O(files), lets the release read the configuration, starts the node and waits until it answers and is in the registry;
         on failure the slot is emptied again.
+      - V(ready) waits until a node that was started answers and is in the registry; it changes nothing.
       - V(serving) records that the generation passed its gates, so that the balancer takes it and it starts at boot.
       - V(draining) sends the one C(SIGTERM); the node leaves placement at once and ends when its last participant leaves.
       - V(discarded) ends a node whose generation never passed its gates.
     type: str
-    choices: [started, serving, draining, discarded]
+    choices: [started, ready, serving, draining, discarded]
     required: true
   generation:
     description: Name of the generation. Required for O(state=started) and O(state=serving).
@@ -113,8 +114,8 @@ def start(module: AnsibleModule, host: SlotHost, slot: Slot) -> bool:
     seen = registered(module)  # Redis must answer before anything changes
     host.write(slot.slot, p["generation"], p["version"], p["files"])
     host.static_check(slot.slot)
-    host.start(slot.slot)
     try:
+        host.start(slot.slot)
         host.wait_ready(slot.slot, p["timeout"], seen)
     except FleetError:
         host.discard(slot.slot)
@@ -122,9 +123,15 @@ def start(module: AnsibleModule, host: SlotHost, slot: Slot) -> bool:
     return True
 
 
+def ready(module: AnsibleModule, host: SlotHost, slot: Slot) -> bool:
+    if not module.check_mode:
+        host.wait_ready(slot.slot, module.params["timeout"], registered(module))
+    return False
+
+
 def serve(module: AnsibleModule, host: SlotHost, slot: Slot) -> bool:
     want = module.params["generation"]
-    if not slot.running or slot.generation != want:
+    if slot.state != "active" or slot.generation != want:
         raise FleetError("put a generation into service", f"slot {slot.slot}", f"it is {slot.label} with generation {slot.generation}, not {want}",
                          "Start that generation first", code="slot_other")
     if slot.gate == want and slot.enabled:
@@ -135,12 +142,12 @@ def serve(module: AnsibleModule, host: SlotHost, slot: Slot) -> bool:
 
 
 def drain(module: AnsibleModule, host: SlotHost, slots: list[Slot]) -> bool:
-    running = [s for s in slots if s.running]
+    leaving = [s for s in slots if s.running or s.enabled]
     if not module.check_mode:
-        for slot in running:
+        for slot in leaving:
             host.drain(slot.slot)
         wait_empty(module, host, [s.slot for s in slots])
-    return bool(running)
+    return bool(leaving)
 
 
 def wait_empty(module: AnsibleModule, host: SlotHost, numbers: list[int]) -> None:
@@ -171,7 +178,7 @@ def main() -> None:
             **_slot_module.argument_spec(),
             **_registry_module.redis_spec(),
             "slots": {"type": "list", "elements": "int", "required": True},
-            "state": {"type": "str", "required": True, "choices": ["started", "serving", "draining", "discarded"]},
+            "state": {"type": "str", "required": True, "choices": ["started", "ready", "serving", "draining", "discarded"]},
             "generation": {"type": "str"},
             "version": {"type": "str"},
             "files": {"type": "dict", "no_log": True},
@@ -189,7 +196,7 @@ def main() -> None:
         before = [s for s in host.observe() if s.slot in numbers]
         if len(before) != len(set(numbers)):
             raise FleetError("find the slots", f"{numbers}", f"this host has slots {list(host.layout.numbers)}", "Correct the numbers", code="slot_unknown")
-        steps = {"started": start, "serving": serve, "discarded": discard}
+        steps = {"started": start, "ready": ready, "serving": serve, "discarded": discard}
         changed = drain(module, host, before) if state == "draining" else steps[state](module, host, before[0])
         after = [s for s in host.observe() if s.slot in numbers]
     except FleetError as exc:

@@ -88,33 +88,42 @@ class Plan:
         return bool(self.start or self.gate or self.stop or self.drain)
 
 
-def matches(slot: Slot, generation: str, version: str) -> bool:
-    """Whether the node in this slot runs the desired generation, judged by the running binary and intact files."""
-    return slot.running and slot.generation == generation and slot.version == version and slot.intact
+def matches(slot: Slot, generation: str, version: str, count: int | None = None) -> bool:
+    """Whether the node in this slot runs the desired generation, judged by the running binary and intact files.
+
+    A slot beyond `count`, the number of slots there are to be, never does: balancers do not know it.
+    """
+    return (count is None or slot.slot <= count) and slot.running and slot.generation == generation and slot.version == version and slot.intact
 
 
-def plan(generation: str, version: str, slots: t.Sequence[Slot], redis: bool = True, now: float | None = None) -> Plan:
+def plan(generation: str, version: str, slots: t.Sequence[Slot], redis: bool = True, now: float | None = None,
+         count: int | None = None) -> Plan:
     """The steps that bring one host to the desired generation. Raises FleetError no_free_slot, node_busy or key_file_mode."""
     exposed = [path for s in slots for path in s.exposed]
     if exposed:
         raise FleetError("use the slots of this host", ", ".join(exposed), "everybody on the host can read these secrets, and LiveKit refuses such a key file",
                          "chmod 0640 them; then rotate the keys, as they may have been read", code="key_file_mode", files=exposed)
-    same = [s for s in slots if matches(s, generation, version)]
+    same = [s for s in slots if matches(s, generation, version, count)]
     if same:
         # A gated one first, so that a run killed after its start goes on with the same slot.
         keep = min(same, key=lambda s: (s.gate != generation, s.slot))
-        others = tuple(s.slot for s in slots if s.running and s.slot != keep.slot)
-        gate = keep.gate != generation or not keep.enabled
+        others = _leaving(slots, keep.slot)
+        gate = keep.gate != generation or not keep.enabled or keep.state != "active"
         why = "an earlier run ended before its gates" if gate else "an earlier run ended before the drain" if others else "already running"
         return Plan(keep.slot, gate=gate, drain=others, reason=why)
     old = tuple(s for s in slots if s.running)
-    if not redis and old:
+    if not redis and any(s.running or s.draining for s in slots):
         return _plan_without_redis(old, slots)
-    free = [s for s in slots if s.free]
+    free = [s for s in slots if s.free and (count is None or s.slot <= count)]
     if not free:
         raise no_free_slot(slots, now)
     target = min(free, key=lambda s: s.slot)
-    return Plan(target.slot, start=True, gate=True, drain=tuple(s.slot for s in old), reason=_why(old, generation, version))
+    return Plan(target.slot, start=True, gate=True, drain=_leaving(slots, target.slot), reason=_why(old, generation, version))
+
+
+def _leaving(slots: t.Sequence[Slot], keep: int) -> tuple[int, ...]:
+    """Slots that run, or would run again after a reboot, besides the one to keep."""
+    return tuple(s.slot for s in slots if s.slot != keep and (s.running or s.enabled))
 
 
 def _why(old: t.Sequence[Slot], generation: str, version: str) -> str:
@@ -130,7 +139,7 @@ def _why(old: t.Sequence[Slot], generation: str, version: str) -> str:
 
 def _plan_without_redis(old: tuple[Slot, ...], slots: t.Sequence[Slot]) -> Plan:
     """Without Redis two nodes are two clusters and a drain refuses nothing, so only an empty node may be replaced."""
-    busy = [s for s in old if s.participants != 0]
+    busy = [s for s in slots if (s.running or s.draining) and s.participants != 0]
     if busy:
         raise FleetError(
             "change the node of this host", ", ".join(f"slot {s.slot}" for s in busy),
@@ -138,7 +147,7 @@ def _plan_without_redis(old: tuple[Slot, ...], slots: t.Sequence[Slot]) -> Plan:
             "Wait until the node is empty, or set livekit_redis so that generations can run side by side",
             code="node_busy", slots=[dataclasses.asdict(s) for s in busy],
         )
-    target = min(slots, key=lambda s: (not (s.free or s in old), s.slot))
+    target = min(slots, key=lambda s: (not s.free, s not in old, s.slot))
     return Plan(target.slot, start=True, gate=True, stop=tuple(s.slot for s in old), reason="replaces an empty node (no Redis)")
 
 

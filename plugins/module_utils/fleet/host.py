@@ -10,6 +10,7 @@ Note that this module util is PRIVATE to the collection.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import re
@@ -47,6 +48,8 @@ def http_get(url: str, timeout: float = 2.0) -> tuple[int | None, str]:
             return answer.status, answer.read().decode("utf-8", "replace")
     except urllib.error.HTTPError as exc:
         return exc.code, ""
+    except http.client.HTTPException:  # something answers, but not in HTTP
+        return 0, ""
     except (OSError, ValueError):
         return None, ""
 
@@ -76,10 +79,13 @@ class SlotHost:
         listed = self.run(["systemctl", "list-units", "--plain", "--no-legend", "--all", UNIT.format("*")])[1]
         for name in re.findall(r"livekit-server@(\d+)\.service", listed):
             names.setdefault(int(name), UNIT.format(name))
-        rc, out, dummy = self.run(
+        rc, out, err = self.run(
             ["systemctl", "show", "--timestamp=unix", "-p", "Id,ActiveState,MainPID,ActiveEnterTimestamp,UnitFileState", *names.values()])
-        if rc != 0:
+        if rc == 127:  # no systemd here yet
             return {}
+        if rc != 0:  # never to be taken for "nothing runs"
+            raise FleetError("read the units", "livekit-server@*", err.strip() or f"systemctl ended with {rc}", "See whether systemd answers: systemctl status",
+                             code="systemctl")
         units = {}
         for block in out.strip().split("\n\n"):
             values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
@@ -212,6 +218,12 @@ class SlotHost:
         raise_for(static_problems(out + "\n" + err), f"slot {n}")
 
     def start(self, n: int) -> None:
+        """Start the node. Its ports must be silent before: an answer would be that of somebody else."""
+        ports = self.layout.ports(n)
+        for port, what in ((ports.signal, "signalling"), (ports.metrics, "metrics")):
+            if http_get(f"http://{self.address}:{port}/")[0] is not None:
+                raise FleetError("start a node", f"slot {n}, port {port}", f"something else answers on its {what} port",
+                                 "Free the port, or keep livekit_layout as it was while nodes run", code="port_taken", slot=n)
         self._systemctl("start", n, "--no-block")
 
     def wait_ready(self, n: int, timeout: float, registered: t.Callable[[str], bool]) -> Slot:
@@ -219,7 +231,7 @@ class SlotHost:
         end, seen = time.monotonic() + timeout, {}
         while time.monotonic() < end:
             seen = self.measure(n)
-            if seen["http"] == 200 and seen["node_id"] and registered(seen["node_id"]):
+            if seen["http"] == 200 and seen["node_id"] and self._state(n) == "active" and registered(seen["node_id"]):
                 time.sleep(SETTLE)
                 return next(s for s in self.observe() if s.slot == n)
             time.sleep(0.25)
@@ -242,14 +254,17 @@ class SlotHost:
     def drain(self, n: int) -> bool:
         """One SIGTERM, only to an active unit; False when there was nothing to signal. Returns at once."""
         self._systemctl("disable", n)
-        state = self.run(["systemctl", "show", "-p", "ActiveState", "--value", UNIT.format(n)])[1].strip()
-        if state not in ("active", "activating"):
+        if self._state(n) not in ("active", "activating"):
             return False
+        time.sleep(SETTLE)  # it may have answered for the first time just now
         self._systemctl("stop", n, "--no-block")
         return True
 
     def discard(self, n: int, timeout: float = 5.0) -> None:
-        """End a node that never passed its gates, hence holds no calls: one SIGTERM, then SIGKILL if it does not listen."""
+        """End a node that did not pass its gates: one SIGTERM, then SIGKILL if it does not listen and nobody is on it.
+
+        LiveKit may have placed rooms on it meanwhile, as it does on every node of the registry. Then it is left to drain.
+        """
         gate, meta = self._read(f"{self.state_dir}/{n}/gate"), self._meta(n)
         if gate and gate == meta.get("generation"):
             raise FleetError("discard a slot", f"slot {n}", "its generation passed the gates and may hold calls", "Drain it instead", code="slot_serving")
@@ -257,13 +272,15 @@ class SlotHost:
             end = time.monotonic() + timeout
             while time.monotonic() < end and self._active(n):
                 time.sleep(0.2)
-            if self._active(n):
+            if self._active(n) and not self.measure(n).get("participants"):
                 self._systemctl("kill", n, "--signal=SIGKILL")
         self.run(["systemctl", "reset-failed", UNIT.format(n)])
 
     def _active(self, n: int) -> bool:
-        state = self.run(["systemctl", "show", "-p", "ActiveState", "--value", UNIT.format(n)])[1].strip()
-        return state not in ("inactive", "failed")
+        return self._state(n) not in ("inactive", "failed")
+
+    def _state(self, n: int) -> str:
+        return self.run(["systemctl", "show", "-p", "ActiveState", "--value", UNIT.format(n)])[1].strip()
 
     def _systemctl(self, verb: str, n: int, *options: str) -> None:
         rc, out, err = self.run(["systemctl", *options, verb, UNIT.format(n)])

@@ -85,7 +85,8 @@ def sha256_file(path: str) -> str:
 class Release:
     """One release, and those beside it in dest.
 
-    get: opens a URL and returns the answer to read from, or raises OSError. run: executes a command and returns (rc, stdout, stderr), or raises OSError where it
+    get: opens a URL and returns the answer to read from, or raises OSError.
+    run: executes a command and returns (rc, stdout, stderr), or raises OSError where it
     cannot. warn: takes a text for the operator.
     """
 

@@ -111,3 +111,26 @@ def test_digest_depends_on_content_not_on_order():
 ])
 def test_labels(slot, label):
     assert slot.label == label
+
+
+def test_a_node_that_crashes_again_and_again_is_gated_anew_not_taken_for_running():
+    assert plan(OLD, "1.13.4", [serving(1, state="activating"), Slot(2)]).gate
+
+
+def test_a_retired_generation_that_would_come_back_at_boot_is_drained_too():
+    left = serving(1, state="inactive")  # somebody stopped it by hand, so it is still enabled
+    assert plan(NEW, "1.13.5", [left, serving(2, NEW, "1.13.5")]).drain == (1,)
+
+
+def test_a_slot_beyond_the_layout_is_replaced_though_it_runs_the_generation():
+    found = plan(OLD, "1.13.4", [Slot(1), Slot(2), serving(3)], count=2)
+    assert (found.slot, found.start, found.drain) == (1, True, (3,))
+
+
+def test_without_redis_a_draining_node_with_callers_is_a_cluster_of_its_own():
+    with pytest.raises(FleetError, match="second cluster"):
+        plan(NEW, "1.13.5", [draining(1, participants=2), Slot(2)], redis=False)
+
+
+def test_without_redis_the_new_node_takes_another_slot_if_there_is_one():
+    assert plan(NEW, "1.13.5", [serving(1, participants=0), Slot(2)], redis=False).slot == 2

@@ -4,8 +4,10 @@
 """The slots of a host: real files in a temporary root, systemd played by a table of unit states that records every command."""
 from __future__ import annotations
 
+import http.server
 import json
 import os
+import threading
 
 import pytest
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
@@ -175,3 +177,34 @@ def test_secrets_are_masked():
 def test_meta_names_the_digest_of_each_file(host, tmp_path):
     host.write(1, "abc", "1.13.5", FILES)
     assert set(json.loads((tmp_path / "etc/1/generation.json").read_text())["files"]) == set(FILES)
+
+
+def test_a_discarded_node_on_which_callers_landed_is_left_to_drain(host, systemd, monkeypatch):
+    host.write(1, "abc", "1.13.5", FILES)
+    systemd.states[1], systemd.stubborn = "active", True
+    monkeypatch.setattr(host, "measure", lambda n: {"http": 200, "node_id": "ND_1", "rooms": 1, "participants": 2})
+    host.discard(1, timeout=0.3)
+    assert ("stop", 1) in systemd.done and ("kill", 1) not in systemd.done
+
+
+def test_systemd_that_does_not_answer_is_never_taken_for_free_slots(host):
+    host.run = lambda command: (1, "", "Failed to connect to bus") if "show" in command else (0, "", "")
+    with pytest.raises(FleetError, match="connect to bus"):
+        host.observe()
+
+
+def test_a_port_that_somebody_else_answers_on_stops_the_start(host, systemd, tmp_path):
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(404)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Other)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    host.layout = Layout(count=2, signal=server.server_port)
+    with pytest.raises(FleetError) as caught:
+        host.start(1)
+    server.shutdown()
+    assert caught.value.failure["code"] == "port_taken" and ("start", 1) not in systemd.done

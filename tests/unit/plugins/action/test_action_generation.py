@@ -34,6 +34,9 @@ class Host:
             self.steps.append(("release", module_args["version"]))
             return {"changed": False} if self.fail_at != "release" else {"failed": True, "msg": "404"}
         state = module_args["state"]
+        if state == "ready":
+            self.steps.append(("ready", module_args["slots"][0]))
+            return {"changed": False} if self.fail_at != "ready" else {"failed": True, "msg": "no answer"}
         for n in module_args["slots"]:
             self.steps.append((state, n))
             if state == self.fail_at:
@@ -208,3 +211,56 @@ def test_the_generation_is_the_same_whatever_the_slot_and_another_for_another_ke
     assert one.files(1) != one.files(2)
     other = action.Desired({**args, "model": {**MODEL, "livekit_keys": {"APIk": "t" * 40}}}, Layout())
     assert other.name != one.name
+
+
+def half_done(host, run, gate):
+    """A host on which a run was killed after the new node was started, and gated or not."""
+    model = upgraded(host, run)
+    name = run(host, check=True, model=model)["generation"]
+    host.slots[2].update(state="active", label="serving", version="1.13.4", generation=name, gate=name if gate else None, enabled=gate)
+    return model
+
+
+def test_a_killed_run_is_finished_but_only_after_the_new_node_is_seen_to_work(run):
+    host = Host()
+    run(host, model=half_done(host, run, gate=False))
+    assert host.steps == [("ready", 2), ("serving", 2), ("draining", 1)]
+
+
+def test_the_old_node_stays_when_the_new_one_of_an_earlier_run_does_not_answer(run):
+    host = Host()
+    model = half_done(host, run, gate=True)
+    host.fail_at = "ready"
+    with pytest.raises(FleetError):
+        run(host, model=model)
+    assert host.steps == [("ready", 2)] and host.slots[1]["label"] == "serving"
+
+
+def test_the_old_node_stays_when_no_balancer_takes_the_one_of_an_earlier_run(run, monkeypatch):
+    host = Host()
+    model = half_done(host, run, gate=True)
+
+    def never(pages, server, timeout):
+        raise FleetError("see the balancer take a slot", server, "DOWN", "check", code="gate_balancer")
+
+    monkeypatch.setattr(haproxy, "wait_taken", never)
+    with pytest.raises(FleetError):
+        run(host, model=model)
+    assert host.steps == [("ready", 2)]
+
+
+def test_a_balancer_that_cannot_be_asked_is_refused_before_anything_changes(run):
+    host = Host()
+    with pytest.raises(FleetError, match="livekit_haproxy_stats_password"):
+        run(host, balancer_hosts=["edge1"], balancer_pages=[])
+    assert host.steps == []
+
+
+def test_other_ports_under_running_nodes_are_refused_before_anything_changes(run):
+    host = Host()
+    run(host)
+    host.slots[1]["config"] = host.files["config.yaml"]
+    host.steps.clear()
+    with pytest.raises(FleetError, match="livekit_layout") as caught:
+        run(host, layout={"signal": 8880})
+    assert caught.value.failure["code"] == "layout_changed" and host.steps == []
