@@ -139,6 +139,10 @@ def _check_owned(case: _Case) -> t.Iterator[Problem]:
         if not isinstance(level, dict) or leaf in level:
             yield Problem("owned_key", f"livekit_server_config.{path}", f"{path} is set for each slot by the collection and cannot be overridden",
                           f"Use {variable}")
+    prometheus = _section(case.model.server_config, "prometheus")
+    if any(isinstance(value, str) and value for value in (prometheus.get("username"), prometheus.get("password"))):
+        yield Problem("metrics_password", "livekit_server_config.prometheus", "the collection reads each node's identifier from its metrics without a password",
+                      "Remove username and password, and let a firewall guard the metrics ports instead")
     if case.layout.count > 1:
         debug, rtc = (_section(case.model.server_config, name) for name in ("debug_handler", "rtc"))
         for path, used in (("debug_handler.port", debug.get("port")), ("rtc.use_stun_port_as_ice", rtc.get("use_stun_port_as_ice"))):

@@ -629,3 +629,7 @@ def test_role_model_hands_every_field_of_the_model_over() -> None:
     mapping = yaml.safe_load((ROLE / "vars/main.yml").read_text())["livekit_model"]
     assert set(mapping) == {f"livekit_{name}" for name in config.Model.__dataclass_fields__}
     assert all(value == "{{ " + name + " }}" for name, value in mapping.items())
+
+
+def test_metrics_behind_a_password_are_refused_as_gates_could_not_read_them() -> None:
+    assert found(server_config={"prometheus": {"username": "a", "password": "b"}}) == [("metrics_password", "livekit_server_config.prometheus")]
