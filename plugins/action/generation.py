@@ -84,6 +84,8 @@ class Change:
         self.timeline: list[dict[str, t.Any]] = []
         self.changed = False
         self.probe: dict[str, t.Any] | None = None
+        pages = args["balancer_pages"] if "balancer" in args["gates"] else []
+        self.pages = [{"url": url, "username": args["balancer_username"], "password": args["balancer_password"]} for url in pages]
 
     def run(self) -> dict[str, t.Any]:
         layout = config.layout_of({"livekit_layout": self.args["layout"]})
@@ -119,6 +121,8 @@ class Change:
                              code="clock_skew", clock_offset=offset)
 
     def execute(self, plan: generation.Plan, desired: Desired) -> None:
+        for page in self.pages:  # one that cannot be read now would make the gate fail later, with a node in service
+            haproxy.read(page)
         if plan.start:
             self.release(desired.model.version)
         if plan.stop:
@@ -147,11 +151,10 @@ class Change:
 
     def balancer(self, plan: generation.Plan) -> None:
         """Every balancer must send connections to the node before another one drains, whichever run has started it."""
-        pages = [{"url": url, "username": self.args["balancer_username"], "password": self.args["balancer_password"]} for url in self.args["balancer_pages"]]
-        if "balancer" not in self.args["gates"] or not pages:
+        if not self.pages:
             return
         try:
-            haproxy.wait_taken(pages, haproxy.server_name(self.host, plan.slot), timeout=self.args["balancer_timeout"])
+            haproxy.wait_taken(self.pages, haproxy.server_name(self.host, plan.slot), timeout=self.args["balancer_timeout"])
             self.note("balancer takes it", plan.slot)
         except FleetError:
             if plan.start:

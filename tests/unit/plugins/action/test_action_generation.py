@@ -55,6 +55,7 @@ class Host:
 def run(monkeypatch):
     """run(host, check=…, **options) -> (result or FleetError); the gates' call and balancer say yes unless told otherwise."""
     monkeypatch.setattr(probe, "run_in_child", lambda requests, timeout: [{"ok": True, "join_ms": 9}])
+    monkeypatch.setattr(haproxy, "read", lambda page: {})
     monkeypatch.setattr(haproxy, "wait_taken", lambda pages, server, timeout: 0.1)
     monkeypatch.setattr(action, "Display", lambda: types.SimpleNamespace(display=lambda line: None))
 
@@ -253,6 +254,17 @@ def test_a_balancer_that_cannot_be_asked_is_refused_before_anything_changes(run)
     host = Host()
     with pytest.raises(FleetError, match="livekit_haproxy_stats_password"):
         run(host, balancer_hosts=["edge1"], balancer_pages=[])
+    assert host.steps == []
+
+
+def test_a_balancer_that_does_not_answer_is_refused_before_anything_changes(run, monkeypatch):
+    def nobody(page):
+        raise FleetError("read the balancer's statistics", page["url"], "refused", "start it", code="balancer_stats")
+
+    monkeypatch.setattr(haproxy, "read", nobody)
+    host = Host()
+    with pytest.raises(FleetError, match="192.0.2.9"):
+        run(host)
     assert host.steps == []
 
 
