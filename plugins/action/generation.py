@@ -11,6 +11,7 @@ import typing as t
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+from ansible_collections.openrtc.livekit.plugins.module_utils import _slot_module
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import config, config_checks, generation, probe
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.balancers import haproxy
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError, raise_for
@@ -30,14 +31,10 @@ ARGUMENT_SPEC: dict[str, t.Any] = {
     "call_timeout": {"type": "float", "default": 20},
     "balancer_timeout": {"type": "float", "default": 15},
     "release_url": {"type": "str", "default": "https://github.com/livekit/livekit/releases/download"},
-    "layout": {"type": "dict", "default": {}},
-    "address": {"type": "str", "default": "127.0.0.1"},
-    "config_dir": {"type": "path", "default": "/etc/livekit/slots"},
-    "state_dir": {"type": "path", "default": "/var/lib/livekit/slots"},
-    "opt_dir": {"type": "path", "default": "/opt/livekit"},
+    **_slot_module.argument_spec(),
 }
 MAX_CLOCK_OFFSET = 1.0  # seconds from Redis' clock, so that two hosts are never more than twice that apart
-HOST_OPTIONS = ("layout", "address", "config_dir", "state_dir", "opt_dir")
+HOST_OPTIONS = tuple(_slot_module.argument_spec())
 
 
 class ActionModule(ActionBase):

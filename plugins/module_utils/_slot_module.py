@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import functools
 import typing as t
 
 from .fleet.errors import FleetError
@@ -37,13 +37,10 @@ def slot_host(module: AnsibleModule) -> SlotHost:
         names = sorted(f.name for f in dataclasses.fields(Layout))
         raise FleetError("read the port layout", "option layout", exc, f"Use only these names, each a number: {', '.join(names)}", code="layout") from exc
 
-    def run(command: list[str]) -> tuple[int, str, str]:
-        return module.run_command(command, handle_exceptions=False) if os.path.sep in command[0] else _run_known(module, command)
-
-    return SlotHost(run, layout, config_dir=p["config_dir"], state_dir=p["state_dir"], opt_dir=p["opt_dir"], address=p["address"])
+    return SlotHost(functools.partial(_run, module), layout, config_dir=p["config_dir"], state_dir=p["state_dir"], opt_dir=p["opt_dir"], address=p["address"])
 
 
-def _run_known(module: AnsibleModule, command: list[str]) -> tuple[int, str, str]:
+def _run(module: AnsibleModule, command: list[str]) -> tuple[int, str, str]:
     """A command looked up in PATH; a host without it (no systemd yet, an image build) answers as if it knew nothing."""
     path = module.get_bin_path(command[0])
     return module.run_command([path, *command[1:]]) if path else (127, "", f"{command[0]} is not installed")
