@@ -126,6 +126,7 @@ class RedisConnection:
         self._config = {k: v for k, v in dict(config).items() if v is not None}
         self._timeout = timeout
         self._redis: t.Any = None
+        self._clock: tuple[float, float, float] | None = None  # (time, monotonic, offset) when the offset was measured
         self._follows = bool(self._config.get("sentinel_addresses"))
         self.address = ""  # "host:port" of the server in use
         self._secrets = [str(self._config[k]) for k in ("password", "sentinel_password") if self._config.get(k)]
@@ -163,7 +164,7 @@ class RedisConnection:
 
     def open(self: _Self) -> _Self:
         """Connect and see that the server answers and is no replica."""
-        _pong, _role = self._ask("connect to Redis", ("PING",), ("ROLE",))
+        _pong, _role = self.ask("connect to Redis", ("PING",), ("ROLE",))
         return self
 
     def clock_offset(self, samples: int = 3) -> float:
@@ -171,7 +172,7 @@ class RedisConnection:
         best: tuple[float, float] | None = None
         for _n in range(max(1, samples)):
             before = time.time()
-            (now,) = self._ask("read Redis' clock", ("TIME",))
+            (now,) = self.ask("read Redis' clock", ("TIME",))
             after = time.time()
             found = (after - before, (before + after) / 2 - (now[0] + now[1] / 1e6))
             best = found if best is None or found < best else best
@@ -226,7 +227,40 @@ class RedisConnection:
 
     # --- asking
 
-    def _ask(self, tried: str, *commands: tuple[t.Any, ...]) -> list[t.Any]:
+    def now(self) -> float:
+        """Redis' clock, Unix seconds. The difference to this machine's clock is measured anew every 10 s, or after a clock step."""
+        ours, steady = time.time(), time.monotonic()
+        if self._clock is None or steady - self._clock[1] > 10 or abs((ours - self._clock[0]) - (steady - self._clock[1])) > 0.05:
+            self._clock = (ours, steady, self.clock_offset(samples=1))
+        return ours - self._clock[2]
+
+    def evaluate(self, tried: str, script: str, keys: t.Sequence[str], args: t.Sequence[t.Any]) -> t.Any:
+        """The answer of a Lua script, which Redis runs as one step."""
+        (answer,) = self.ask(tried, ("EVAL", script, len(keys), *keys, *args))
+        return answer
+
+    def wait_for(self, key: str, timeout: float) -> bytes | None:
+        """The first element of a list, once there is one; None where there is none in time."""
+        end = time.monotonic() + timeout
+        while True:
+            left = end - time.monotonic()
+            if left <= 0:
+                return None
+            (found,) = self.ask("wait for an answer", ("BLPOP", key, round(max(0.05, min(left, self._timeout / 2)), 2)))
+            if found:
+                return t.cast(bytes, found[1])
+
+    def listen(self, *channels: str) -> t.Any:
+        """redis-py's PubSub of these channels, on a connection of its own; close() it."""
+        pubsub = self._client().pubsub(ignore_subscribe_messages=True)
+        try:
+            pubsub.subscribe(*channels)
+        except (redis.exceptions.RedisError, OSError) as exc:
+            pubsub.close()
+            raise self._explain("listen to channels", exc) from exc
+        return pubsub
+
+    def ask(self, tried: str, *commands: tuple[t.Any, ...]) -> list[t.Any]:
         """The answers of a pipeline. With Sentinel a failed one is asked once more of the master of that moment."""
         try:
             return self._ask_once(tried, commands)

@@ -4,7 +4,7 @@
 """The registry: what a LiveKit cluster says about itself in Redis.
 
 connect() takes LiveKit's own `redis` section, Registry.snapshot() reads the whole state in one round trip, and
-Snapshot answers questions about it without any further I/O. Everything here only reads.
+Snapshot answers questions about it without any further I/O. Everything here only reads; move_store.py writes.
 
 Note that this module util is PRIVATE to the collection.
 """
@@ -92,7 +92,7 @@ class Registry(RedisConnection):
     def snapshot(self) -> Snapshot:
         """The whole cluster state, one round trip."""
         started = time.time()
-        now, nodes, room_node_map, rooms, version, _role = self._ask(
+        now, nodes, room_node_map, rooms, version, _role = self.ask(
             "read the registry", ("TIME",), ("HGETALL", "nodes"), ("HGETALL", "room_node_map"), ("HKEYS", "rooms"), ("GET", "livekit_version"), ("ROLE",),
         )
         middle = (started + time.time()) / 2
@@ -109,13 +109,13 @@ class Registry(RedisConnection):
     def room_details(self, names: t.Iterable[str] | None = None) -> dict[str, Room]:
         """{room: details} of the named rooms that exist, or of all."""
         if names is None:
-            (found,) = self._ask("read the rooms", ("HGETALL", "rooms"))
+            (found,) = self.ask("read the rooms", ("HGETALL", "rooms"))
             pairs = [(as_text(name), raw) for name, raw in found.items()]
         else:
             wanted = list(names)
             if not wanted:
                 return {}
-            (values,) = self._ask("read the rooms", ("HMGET", "rooms", *wanted))
+            (values,) = self.ask("read the rooms", ("HMGET", "rooms", *wanted))
             pairs = [(name, raw) for name, raw in zip(wanted, values) if raw is not None]
         return {name: self._parse(Room, raw, f"rooms[{name}]") for name, raw in pairs}
 
@@ -128,11 +128,17 @@ class Registry(RedisConnection):
         wanted = list(rooms)
         if not wanted:
             return {}
-        answers = self._ask("read the participants", *[("HGETALL", f"room_participants:{room}") for room in wanted])
+        answers = self.ask("read the participants", *[("HGETALL", f"room_participants:{room}") for room in wanted])
         return {
             room: sorted((self._parse(Participant, raw, f"room_participants:{room}") for raw in found.values()), key=lambda p: p.identity)
             for room, found in zip(wanted, answers)
         }
+
+    def sizes(self, rooms: t.Iterable[str]) -> dict[str, int]:
+        """{room: number of participants}, one round trip."""
+        wanted = list(rooms)
+        answers = self.ask("count the participants", *[("HLEN", f"room_participants:{room}") for room in wanted]) if wanted else []
+        return dict(zip(wanted, map(int, answers)))
 
     def _parse(self, cls: t.Any, raw: bytes, what: str) -> t.Any:
         try:

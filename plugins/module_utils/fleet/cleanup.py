@@ -1,0 +1,93 @@
+# Copyright: openrtc.livekit contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ghosts: what dead nodes leave in the registry. plan() decides (pure), apply() removes, and only what is still as it was.
+
+Note that this module util is PRIVATE to the collection.
+"""
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from .errors import FleetError
+from .move_plan import frozen
+from .redis_connection import as_text
+
+if t.TYPE_CHECKING:
+    from .lock import Lock
+    from .registry import Registry, Snapshot
+    from .registry_messages import Room
+    from .reports import Reports
+
+GHOST_SECONDS = 60.0
+
+# KEYS: lock. ARGV: token, room, node it was mapped to ('' for none). Removes the room unless somebody has taken it meanwhile.
+_REMOVE_ROOM = """
+local held = redis.call('GET', KEYS[1])
+if not held or cjson.decode(held).token ~= tonumber(ARGV[1]) then return redis.error_reply('LOCKLOST the lock went to somebody else') end
+local node = redis.call('HGET', 'room_node_map', ARGV[2])
+if (node or '') ~= ARGV[3] then return 0 end
+redis.call('HDEL', 'room_node_map', ARGV[2])
+redis.call('HDEL', 'rooms', ARGV[2])
+redis.call('HDEL', 'room_internal', ARGV[2])
+redis.call('DEL', 'room_participants:' .. ARGV[2], 'agent_dispatch:' .. ARGV[2], 'agent_job:' .. ARGV[2])
+return 1
+"""
+_REMOVE_NODE = """
+local held = redis.call('GET', KEYS[1])
+if not held or cjson.decode(held).token ~= tonumber(ARGV[1]) then return redis.error_reply('LOCKLOST the lock went to somebody else') end
+return redis.call('HDEL', 'nodes', ARGV[2])
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cleanup:
+    """What to remove, each with its reason. Truthy if there is anything."""
+
+    nodes: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
+    rooms: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
+    homes: t.Mapping[str, str] = dataclasses.field(default_factory=dict)  # {room: the node it was mapped to, or ""}
+
+    def __bool__(self) -> bool:
+        return bool(self.nodes or self.rooms)
+
+    def as_dict(self) -> dict[str, t.Any]:
+        return {"nodes": dict(self.nodes), "rooms": dict(self.rooms)}
+
+
+def plan(snapshot: Snapshot, reports: Reports, probes: t.Mapping[str, str], details: t.Mapping[str, Room] | None = None,
+         after: float = GHOST_SECONDS) -> Cleanup:
+    """What is a ghost for sure. A node: silent for `after` seconds, run by no host, port not answering. A room: mapped to such a node or to
+    one the registry does not know; or mapped nowhere, when its details say that it is older than that. Raises FleetError frozen."""
+    why = frozen(snapshot)
+    if why:
+        raise FleetError("look for ghosts", "the registry", why, "Nothing is removed on data that cannot be trusted", code="frozen")
+    now, details = snapshot.taken_at, details or {}
+    nodes = {n.id: f"silent for {n.age(now):.0f} s" for n in snapshot.nodes.values()
+             if n.age(now) > after and reports.place_of(n.id) is None and not probes.get(n.id, "").isdigit()}
+    rooms = {room: f"on node {node}, which is gone" for room, node in snapshot.room_node_map.items()
+             if (node in nodes or node not in snapshot.nodes) and _old(room, details, now, after)}
+    loose = {room: "no node hosts it" for room in snapshot.rooms if room not in snapshot.room_node_map and room in details and _old(room, details, now, after)}
+    return Cleanup(nodes, {**rooms, **loose}, {room: snapshot.room_node_map.get(room, "") for room in (*rooms, *loose)})
+
+
+def _old(room: str, details: t.Mapping[str, Room], now: float, after: float) -> bool:
+    """A room without details has nothing but its mapping, and a fresh one may be in the making."""
+    return room not in details or now - details[room].created_at > after
+
+
+def apply(registry: Registry, lock: Lock, found: Cleanup) -> Cleanup:
+    """Remove it under the lock; what was really removed."""
+    rooms, nodes = {}, {}
+    for room, why in found.rooms.items():
+        if _locked(registry, lock, _REMOVE_ROOM, [lock.token, room, found.homes[room]]):
+            rooms[room] = why
+    for node, why in found.nodes.items():
+        if _locked(registry, lock, _REMOVE_NODE, [lock.token, node]):
+            nodes[node] = why
+    return Cleanup(nodes, rooms)
+
+
+def _locked(registry: Registry, lock: Lock, script: str, args: list[t.Any]) -> int:
+    return int(as_text(registry.evaluate("remove a ghost", script, [lock.key], args)))

@@ -1,0 +1,296 @@
+# Copyright: openrtc.livekit contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Live moves: rooms go from one node to another while people are in them. Executes what move_plan.py decides.
+
+Each client does one full reconnect (well under a second of silence with native SDKs); nobody is dropped, and room name, sid and
+metadata stay. A Mover works under a lock that its caller holds and is re-entrant: killed at any step, the next one goes on.
+
+Note that this module util is PRIVATE to the collection.
+"""
+from __future__ import annotations
+
+import dataclasses
+import time
+import typing as t
+import uuid
+
+from .errors import FleetError
+from .journal import Journal
+from .move_plan import FENCE_AFTER, GUARD_SECONDS, Moved, Record, Step, View, frozen, next_step
+from .move_store import MoveStore
+from .orders import Order, Orders
+from .placement import Limits, receivers, spread
+from .reports import Place, Reports
+
+if t.TYPE_CHECKING:
+    from .lock import Lock
+    from .registry import Registry, Snapshot
+
+POLL = 0.1  # seconds between two looks
+FREEZE_SECONDS = 30.0  # how long a run waits for data it can trust
+BALANCER_GONE = 60.0  # a balancer host silent for longer is taken to be out of service
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What a move did. timeline: the journal's entries; moved: {room: its node now}."""
+
+    kind: str
+    node_id: str
+    moved: dict[str, str]
+    timeline: list[dict[str, t.Any]]
+    seconds: float
+
+    def as_dict(self) -> dict[str, t.Any]:
+        return dataclasses.asdict(self)
+
+
+class Mover:
+    """Moves rooms under `lock`, which has to be held. Not for use by several threads at once."""
+
+    def __init__(self, registry: Registry, lock: Lock, journal: Journal, limits: Limits = Limits()) -> None:
+        self.registry, self.lock, self.journal, self.limits = registry, lock, journal, limits
+        self.orders, self.store = Orders(registry, lock), MoveStore(registry, lock)
+
+    # -- what callers ask for -----------------------------------------------------------------------------------
+
+    def evacuate(self, node_id: str, reason: str = "") -> Outcome:
+        """Drain the node, move all of its rooms, fence it, remove its traces. Returns when it is gone."""
+        begin, first, calm = time.monotonic(), len(self.journal.entries), time.monotonic()
+        moved: dict[str, str] = {}
+        last = ""
+        while True:
+            try:
+                view, step = self._one_step(node_id, reason, last)
+            except FleetError as exc:  # Redis may come back while the lock lasts
+                if exc.failure["code"] != "redis_unreachable" or time.monotonic() - calm > FREEZE_SECONDS:
+                    raise
+                time.sleep(POLL)
+                continue
+            if step.kind == "gone":
+                break
+            if step.kind not in ("freeze", "wait"):
+                calm = time.monotonic()
+            elif time.monotonic() - calm > FREEZE_SECONDS:
+                raise FleetError("move the rooms of a node", node_id, step.reason, "Nothing is done on data that cannot be trusted; mend that, then run again",
+                                 code="frozen", node_id=node_id)
+            last = step.kind
+            moved.update({room: m.to for room, m in (view.record.rooms if view.record else {}).items()})
+            time.sleep(POLL)
+        return Outcome("evacuate", node_id, moved, self.journal.entries[first:], round(time.monotonic() - begin, 2))
+
+    def _one_step(self, node_id: str, reason: str, last: str) -> tuple[View, Step]:
+        self.lock.renew()
+        view = self.look(node_id)
+        step = next_step(node_id, view)
+        if view.record:
+            self._restore(view.record, view.back)
+        if step.kind not in ("gone", "settle", "wait", "freeze") or step.kind not in ("gone", last):
+            self._do(node_id, view, step, reason)
+        return view, step
+
+    def drain(self, node_id: str, reason: str = "") -> None:
+        """Only the first step: the node takes no new rooms and ends by itself once it is empty. The last serving node stays."""
+        view = self.look(node_id)
+        step = next_step(node_id, dataclasses.replace(view, sizes={}))
+        if step.kind == "drain":
+            self._do(node_id, view, step._replace(reason=reason or step.reason), reason)
+
+    def recover(self, node_id: str, signals: t.Sequence[str] = (), reason: str = "") -> Outcome:
+        """A node is dead: its rooms go to living ones at once, then all signalling of these rooms is cut, retries included.
+
+        The cut comes last: clients retry within milliseconds of a crash, before anybody can have moved their room, and hang there.
+        """
+        begin, first = time.monotonic(), len(self.journal.entries)
+        snapshot, reports = self.registry.snapshot(), Reports.read(self.registry)
+        if frozen(snapshot):
+            raise FleetError("recover the rooms of a node", node_id, frozen(snapshot), "Nothing is done on data that cannot be trusted", code="frozen", node_id=node_id)
+        fenced = self._fence_dead(node_id, reports)
+        rooms = snapshot.rooms_of(node_id)
+        unfinished = self.store.records().get(node_id)
+        record = dataclasses.replace(unfinished, kind="recover") if unfinished else self._record(node_id, "recover", reports, reason)
+        if rooms:
+            # No limits: crowded is better than nowhere.
+            targets = spread(self.registry.sizes(rooms), receivers(snapshot, reports, leaving=(node_id,)), Limits(0, 0))
+            record = self._remap(record, {room: (node_id, to) for room, to in targets.items()})
+        self.store.purge(node_id, None if fenced else {"at": round(self.registry.now(), 1), "by": self.lock.owner})
+        self._cut(record, reports)
+        self.journal.note("recover", reason, node=node_id, rooms={room: m.to for room, m in record.rooms.items()}, signals=list(signals), fenced=fenced,
+                          seconds=round(time.monotonic() - begin, 3))
+        return Outcome("recover", node_id, {room: m.to for room, m in record.rooms.items()}, self.journal.entries[first:], round(time.monotonic() - begin, 3))
+
+    def move_rooms(self, rooms: t.Mapping[str, str | None], reason: str = "", guard: bool = True) -> Outcome:
+        """Move single rooms away from nodes that live on. rooms: {room: node id, or None for the emptiest}. With `guard` it stays until the
+        old copies have closed and can no longer erase the rooms; without, somebody has to call resume() during that time."""
+        begin, first = time.monotonic(), len(self.journal.entries)
+        snapshot, reports = self.registry.snapshot(), Reports.read(self.registry)
+        targets = self.targets(rooms, snapshot, reports)
+        self._check_balancers(reports, snapshot.taken_at)
+        record = self._record(f"rooms-{uuid.uuid4().hex[:8]}", "rooms", reports, reason)
+        record = self._remap(record, {room: (snapshot.room_node_map[room], to) for room, to in targets.items()})
+        record = self._cut(record, reports)
+        self.journal.note("move", reason, rooms={room: m.to for room, m in record.rooms.items()})
+        self._settle(record)
+        if guard:
+            self.guard(record)
+        return Outcome("rooms", "", {room: m.to for room, m in record.rooms.items()}, self.journal.entries[first:], round(time.monotonic() - begin, 2))
+
+    def resume(self) -> list[Outcome]:
+        """Finish what killed runs have left: one pass, returns what it did. Call it again until records() is empty."""
+        done = []
+        for record in self.store.records().values():
+            if record.kind == "evacuate":
+                done.append(self.evacuate(record.node_id, f"goes on: {record.reason}"))
+                continue
+            if record.uncut:
+                record = self._cut(record, Reports.read(self.registry))
+            self._guard_once(record)
+        return done
+
+    def guard(self, record: Record) -> None:
+        """Until no old copy of the rooms can erase them any more."""
+        while self._guard_once(record):
+            self.lock.renew()
+            time.sleep(POLL)
+
+    # -- looking ------------------------------------------------------------------------------------------------
+
+    def look(self, node_id: str) -> View:
+        snapshot, reports = self.registry.snapshot(), Reports.read(self.registry)
+        record = self.store.records().get(node_id)
+        return View(snapshot, reports, record, self.registry.sizes(snapshot.rooms_of(node_id)), self._back(record), self.limits)
+
+    def _back(self, record: Record | None) -> frozenset[str]:
+        if record is None or not record.rooms:
+            return frozenset()
+        now = self.registry.participants_of(record.rooms)
+        return frozenset(room for room, people in now.items() if not any(record.rooms[room].sids.get(p.identity) == p.sid for p in people))
+
+    def targets(self, rooms: t.Mapping[str, str | None], snapshot: Snapshot, reports: Reports) -> dict[str, str]:
+        """Where each room goes; every reason against it comes up here, before anything changes."""
+        why = frozen(snapshot)
+        if why:
+            raise FleetError("move rooms", ", ".join(rooms), why, "Nothing is done on data that cannot be trusted; mend that, then run again", code="frozen")
+        among = receivers(snapshot, reports)
+        sizes = self.registry.sizes(rooms)
+        out = {}
+        for room, to in rooms.items():
+            frm = snapshot.room_node_map.get(room)
+            if frm is None:
+                raise FleetError("move a room", room, "no node hosts a room of that name", "Check the name: openrtc.livekit.room_info lists them", code="room_unknown", room=room)
+            if not snapshot.fresh(frm):
+                raise FleetError("move a room", room, f"its node {frm} is dead or stale", "Use openrtc.livekit.recover for the rooms of a dead node", code="node_dead", room=room)
+            if to == frm:
+                raise FleetError("move a room", room, f"it is on {to} already", "Name another node, or none to let the emptiest take it", code="same_node", room=room)
+            takers = [r for r in among if r.node_id != frm and to in (None, r.node_id)]
+            if to is not None and not takers:
+                raise FleetError("move a room", room, f"node {to} does not serve", f"Nodes that do: {', '.join(r.node_id for r in among) or 'none'}", code="node_unknown",
+                                 room=room, node_id=to)
+            place, node = reports.place_of(frm), snapshot.nodes[frm]
+            cost = node.cpu_load * max(1, node.num_cpus) / node.num_clients if node.num_clients else 0.0
+            out.update(spread({room: sizes[room]}, takers, self.limits, place.host if place and to else None, cost))
+            among = [dataclasses.replace(r, participants=r.participants + sizes[room]) if r.node_id == out[room] else r for r in among]
+        return out
+
+    def _check_balancers(self, reports: Reports, now: float) -> None:
+        """A balancer whose executor is silent cannot be told to cut; its callers would hang on the old node."""
+        silent = [h.host for h in reports.hosts.values() if h.balancer and not h.fresh(now) and now - h.at < BALANCER_GONE]
+        if silent:
+            raise FleetError("reach the balancers", ", ".join(silent), "the executor there has been silent for some seconds",
+                             "See systemctl status livekit-executor on these hosts, then run again", code="balancer_silent", hosts=silent)
+
+    # -- doing --------------------------------------------------------------------------------------------------
+
+    def _do(self, node_id: str, view: View, step: Step, reason: str) -> None:
+        record, place = view.record, view.reports.place_of(node_id)
+        self.journal.note(step.kind, step.reason, node=node_id, **({"host": place.host, "slot": place.slot.slot} if place else {}),
+                          **({"rooms": dict(step.rooms)} if step.rooms else {}))
+        if step.kind == "drain" and place:
+            self._check_balancers(view.reports, view.now)
+            self._order(place, "drain", node_id)
+        elif step.kind == "move":
+            record = record or self._record(node_id, "evacuate", view.reports, reason)
+            homes = {room: view.snapshot.room_node_map.get(room, node_id) for room in step.rooms}
+            self._cut(self._remap(record, {room: (homes[room], to) for room, to in step.rooms.items()}), view.reports)
+        elif step.kind == "cut" and record:
+            self._cut(record, view.reports)
+        elif step.kind == "fence" and place:
+            self._order(place, "fence", node_id)
+        elif step.kind == "tidy":
+            self._tidy(node_id, record)
+
+    def _order(self, place: Place, what: str, node_id: str) -> None:
+        """Drain or fence, and wait until the host's report shows it."""
+        self.orders.ask([Order(place.host, what, {"slot": place.slot.slot, "node_id": node_id})])
+        end = time.monotonic() + 2.0
+        while time.monotonic() < end:
+            now = Reports.read(self.registry).place_of(node_id)
+            if now is None or now.slot.state != place.slot.state:
+                return
+            time.sleep(POLL / 2)
+
+    def _restore(self, record: Record, rooms: t.Iterable[str]) -> None:
+        restored = self.store.restore(record, rooms)
+        if restored:
+            self.journal.note("restore", "erased by the copy on the old node", rooms=restored)
+
+    def _tidy(self, node_id: str, record: Record | None) -> None:
+        self.store.purge(node_id)
+        if record is None:
+            return
+        self._restore(record, self._back(record))
+        absent = self.store.forget_absent(record)
+        if absent:
+            self.journal.note("forget", "never came back", node=node_id, participants=absent)
+        self.store.close(record)
+
+    def _record(self, number: str, kind: str, reports: Reports, reason: str) -> Record:
+        place = reports.place_of(number)
+        return Record(number, kind, self.lock.owner, self.registry.now(), node_id="" if kind == "rooms" else number, reason=reason,
+                      host=place.host if place else "", slot=place.slot.slot if place else 0)
+
+    def _remap(self, record: Record, rooms: t.Mapping[str, tuple[str, str]]) -> Record:
+        """rooms: {room: (from, to)}."""
+        people, details, now = self.registry.participants_of(rooms), self.registry.room_details(rooms), self.registry.now()
+        return self.store.remap(record, {
+            room: Moved(frm, to, now, sids={p.identity: p.sid for p in people[room]}, departure=float(details[room].departure_timeout if room in details else 20))
+            for room, (frm, to) in rooms.items()})
+
+    def _cut(self, record: Record, reports: Reports) -> Record:
+        """Cut the signalling of the record's uncut rooms. What a balancer says to it is noted, and does not stop the move: the fence follows."""
+        rooms = record.uncut
+        if not rooms:
+            return record
+        proxies = [h for h in reports.balancers(self.registry.now()) if h.balancer.startswith("haproxy")]
+        # Without HAProxy the sockets are cut where they end, on every media host: any of them may carry a room's signalling.
+        orders = [Order(h.host, "cut", {"rooms": rooms}) for h in proxies] or [Order(h.host, "cut_sockets", {}) for h in reports.hosts.values() if h.slots]
+        answers = self.orders.try_all(orders, timeout=3.0)
+        self.journal.note("cut", "", rooms=rooms, answers={order.host: a.failure["got"] if isinstance(a, FleetError) else a for order, a in zip(orders, answers)})
+        record = dataclasses.replace(record, blind=record.blind or all(isinstance(a, FleetError) for a in answers),
+                                     rooms={room: dataclasses.replace(m, cut=True) for room, m in record.rooms.items()})
+        self.store.save(record)
+        return record
+
+    def _settle(self, record: Record) -> None:
+        end = time.monotonic() + FENCE_AFTER
+        while time.monotonic() < end and len(self._back(record)) < len(record.rooms):
+            self.lock.renew()
+            time.sleep(POLL)
+
+    def _guard_once(self, record: Record) -> bool:
+        """One look at the rooms of a record whose old node lives on, or died; False once nothing can happen to them any more."""
+        self._restore(record, self._back(record))
+        if self.registry.now() < max((m.at + m.departure for m in record.rooms.values()), default=0.0) + GUARD_SECONDS:
+            return True
+        self.store.forget_absent(record)
+        self.store.close(record)
+        return False
+
+    def _fence_dead(self, node_id: str, reports: Reports) -> bool:
+        """See to it that a node taken for dead is. False where its host cannot be reached: then a tombstone waits for it."""
+        place = reports.place_of(node_id)
+        if place is None:
+            return True  # its host reports that slot without it: the process is gone
+        (answer,) = self.orders.try_all([Order(place.host, "fence", {"slot": place.slot.slot, "node_id": node_id})], timeout=0.5)
+        return not isinstance(answer, FleetError)
