@@ -173,7 +173,8 @@ def plot(report: t.Mapping[str, t.Any]) -> str:
         y = top + pitch * row_number + (pitch - thickness) / 2
         if pitch > 10:
             name = row[0]["room"] if len(row) == 1 else f"{len(row)} calls"
-            short = f"call {row[0]['line'] + 1}" if row[0].get("line") is not None else name if len(name) <= 13 else "…" + name[-11:]
+            kind = "browser" if row[0].get("client") == "browser" else "call"
+            short = f"{kind} {row[0]['line'] + 1}" if row[0].get("line") is not None else name if len(name) <= 13 else "…" + name[-11:]
             out.append(f'<text class="row" x="{LEFT - 6}" y="{y + thickness - 3:.1f}" text-anchor="end"><title>{esc(name)}</title>{esc(short)}</text>')
         for call in row:
             out += _bars(call, x, y, thickness)
@@ -317,7 +318,8 @@ def page(report: t.Mapping[str, t.Any]) -> str:
         f"<style>{STYLE}</style><main><h1>{esc(report['title'])}</h1>",
         f"<p class='verdict{' bad' if s['dropped'] else ''}'>{esc(verdict(report))}</p>",
         f"<p class=dim>{datetime.datetime.fromtimestamp(report['started']).strftime('%Y-%m-%d %H:%M:%S')} to {clock(report['ended'])}. "
-        "In each call one client sends a tone through the cluster and another one listens; what counts is what it hears.</p>",
+        "In each call one client sends a tone through the cluster and another one listens; what counts is what it hears."
+        + (" Browsers send and watch video; what counts is the frames they show." if any(c.get("client") == "browser" for c in calls) else "") + "</p>",
         f"<div class=tiles>{tiles(report)}</div>",
         f"<h2>Timeline</h2><div class='scroll plot'>{plot(report)}</div>",
         "<div class=key><span><i style='background:var(--media)'></i>media heard</span><span><i style='background:var(--red)'></i>silence (gap)</span>"

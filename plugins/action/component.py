@@ -4,8 +4,12 @@
 """The control machine's half of the component module: it renders templates and reads files, the host does the rest."""
 from __future__ import annotations
 
+import base64
+import fnmatch
+import io
 import os
 import typing as t
+import zipfile
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
@@ -16,8 +20,29 @@ MODULE = "openrtc.livekit.component"
 OVERRIDES = {"trim_blocks": True, "lstrip_blocks": False, "newline_sequence": "\n"}
 
 
+def archive(tree: str, exclude: t.Sequence[str] = ()) -> bytes:
+    """The Python files below `tree` as a zip with the tree's own name on top: the same bytes for the same files, whoever makes it."""
+    found = {}
+    for folder, dummy, names in os.walk(tree):
+        for name in names:
+            path = os.path.join(folder, name)
+            below = os.path.relpath(path, tree)
+            if name.endswith(".py") and not any(fnmatch.fnmatchcase(below, pattern) for pattern in exclude):
+                found[below] = path
+    if not found:
+        raise AnsibleActionFail(f"files: there is no Python file in {tree}")
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as made:
+        for below, path in sorted(found.items()):
+            entry = zipfile.ZipInfo(f"{os.path.basename(os.path.normpath(tree))}/{below}", date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type, entry.create_system, entry.external_attr = zipfile.ZIP_DEFLATED, 3, 0o100644 << 16
+            with open(path, "rb") as source:
+                made.writestr(entry, source.read(), compresslevel=9)
+    return out.getvalue()
+
+
 class ActionModule(ActionBase):
-    """Turns O(templates) and the O(files[].src) of the control machine into plain contents, then runs the module once."""
+    """Turns O(templates), O(files[].src) and O(files[].tree) of the control machine into plain contents, then runs the module once."""
 
     TRANSFERS_FILES = False
 
@@ -41,11 +66,14 @@ class ActionModule(ActionBase):
         return [dict(item) for item in items]
 
     def _file(self, item: dict[str, t.Any]) -> dict[str, t.Any]:
-        src = item.pop("src", None)
+        given = [option for option in ("src", "content", "tree") if item.get(option) is not None]
+        if len(given) > 1:
+            raise AnsibleActionFail(f"files: {item.get('dest')} has both '{given[0]}' and '{given[1]}'; give one of them")
+        src, tree, exclude = item.pop("src", None), item.pop("tree", None), item.pop("exclude", None) or []
         if src is not None:
-            if item.get("content") is not None:
-                raise AnsibleActionFail(f"files: {item.get('dest')} has both 'src' and 'content'; give one of them")
             item["content"] = self._read("files", src)
+        elif tree is not None:
+            item.update(content=base64.b64encode(archive(self._needle("files", tree), exclude)).decode(), encoding="base64")
         return self._guard(item)
 
     def _template(self, item: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:

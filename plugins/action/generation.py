@@ -4,6 +4,7 @@
 """Carries out the plan of fleet.generation on one host: start beside, gate, serve, drain. Documented in modules/generation.py."""
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 import typing as t
@@ -12,14 +13,17 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ansible_collections.openrtc.livekit.plugins.module_utils import _slot_module
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import config, config_checks, generation, probe
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import config, config_checks, generation, probe, rollback
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.balancers import haproxy
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError, raise_for
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.host import mask
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.slots import Layout
+from ansible_collections.openrtc.livekit.plugins.plugin_utils.host_lock import HostLock
 
 ARGUMENT_SPEC: dict[str, t.Any] = {
     "model": {"type": "dict", "required": True},
+    "source": {"type": "str", "choices": ["model", "previous", "last"], "default": "model"},
+    "fleet": {"type": "dict", "default": {}},
     "gates": {"type": "list", "elements": "str", "choices": ["node", "call", "balancer"], "default": ["node", "call", "balancer"]},
     "balancer_hosts": {"type": "list", "elements": "str", "default": []},
     "balancer_pages": {"type": "list", "elements": "str", "default": []},
@@ -34,6 +38,8 @@ ARGUMENT_SPEC: dict[str, t.Any] = {
     **_slot_module.argument_spec(),
 }
 MAX_CLOCK_OFFSET = 1.0  # seconds from Redis' clock, so that two hosts are never more than twice that apart
+CALL_MARGIN = 15  # seconds that the gate's call may take to come up and to end, besides its media
+LOCK_MARGIN = 60.0  # seconds that a change may take besides waiting at its gates
 HOST_OPTIONS = tuple(_slot_module.argument_spec())
 
 
@@ -56,19 +62,23 @@ class ActionModule(ActionBase):
 class Desired:
     """The generation a host should run: its name and, for a slot, its files."""
 
-    def __init__(self, args: dict[str, t.Any], layout: Layout) -> None:
+    def __init__(self, args: dict[str, t.Any], layout: Layout, taken: generation.Slot | None = None, rolled_back: bool = False) -> None:
+        """args["model"] is what it is made from; taken: the slot that it is taken from, rather than from the inventory."""
         self.layout, self.config_dir, self.peers = layout, args["config_dir"], args["peers"]
+        self.variables = {name: value for name, value in config.plain(args["model"]).items() if name.startswith("livekit_")}
         self.model = config.Model.from_vars(args["model"])
+        self.served_at, self.rolled_back = taken and taken.served_at, rolled_back
         # Slot 1 stands for all: a generation is the same whatever slot it runs in.
-        self.name = generation.digest({"version": self.model.version, "keys": self.model.keys, "files": config.extra_files(self.model),
-                                       "config": self.config(1)})
+        self.name = taken and taken.generation or generation.digest(
+            {"version": self.model.version, "keys": self.model.keys, "files": config.extra_files(self.model), "config": self.config(1)})
 
     def config(self, slot: int) -> dict[str, t.Any]:
         base = f"{self.config_dir}/{slot}"
         return config.render(self.model, self.layout.ports(slot), f"{base}/keys.yaml", directory=base, peers=self.peers)
 
     def files(self, slot: int) -> dict[str, str]:
-        return {"config.yaml": config.to_yaml(self.config(slot)), "keys.yaml": config.to_yaml(self.model.keys), **config.extra_files(self.model)}
+        return {"config.yaml": config.to_yaml(self.config(slot)), "keys.yaml": config.to_yaml(self.model.keys), **config.extra_files(self.model),
+                "model.json": rollback.record(self.variables, self.served_at, self.rolled_back)}
 
 
 class Change:
@@ -81,12 +91,43 @@ class Change:
         self.timeline: list[dict[str, t.Any]] = []
         self.changed = False
         self.probe: dict[str, t.Any] | None = None
+        self.why = ""
+        self.lock: HostLock | None = None
         pages = args["balancer_pages"] if "balancer" in args["gates"] else []
         self.pages = [{"url": url, "username": args["balancer_username"], "password": args["balancer_password"]} for url in pages]
 
     def run(self) -> dict[str, t.Any]:
         layout = config.layout_of({"livekit_layout": self.args["layout"]})
-        desired = Desired(self.args, layout)
+        desired = Desired(self.args, layout) if self.args["source"] == "model" else self.earlier(layout)
+        if not desired:
+            return self.result(None, generation.Plan(0), self.on_slots("slot_info"))
+        seen, plan = self.plan(desired)
+        if not plan.changed or self.action._task.check_mode:
+            return self.result(desired, plan, seen)
+        if not desired.model.redis:
+            return self.apply(desired, plan, seen)
+        waits = self.args["ready_timeout"] + self.args["call_timeout"] + CALL_MARGIN + self.args["balancer_timeout"]
+        with HostLock(self.module, desired.model.redis, self.host, waits + LOCK_MARGIN) as self.lock:
+            seen, plan = self.plan(desired)  # somebody else may have changed the host before the lock was ours
+            return self.apply(desired, plan, seen) if plan.changed else self.result(desired, plan, seen)
+
+    def apply(self, desired: Desired, plan: generation.Plan, seen: dict[str, t.Any]) -> dict[str, t.Any]:
+        self.execute(plan, desired)
+        return self.result(desired, plan, seen, after=self.on_slots("slot_info"))
+
+    def result(self, desired: Desired | None, plan: generation.Plan, seen: dict[str, t.Any], after: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        """What the task returns; seen: the host before, after: the host now, if it was changed."""
+        rows = seen["slots"]
+        nodes = {row["slot"]: row["node_id"] for row in rows if row.get("node_id")}
+        return {"changed": plan.changed, "generation": desired.name if desired else None, "slot": plan.slot or None, "drained": list(plan.drain),
+                "drained_nodes": [{"node_id": nodes[slot], "slot": slot} for slot in plan.drain if slot in nodes],
+                "reason": "; ".join(filter(None, (self.why, "" if self.why and (plan.start or not plan.changed) else plan.reason))), "diff": self.diff(rows, plan, desired) if desired else [],
+                "slots": [{k: v for k, v in row.items() if k != "config"} for row in (after or seen)["slots"]],
+                "timeline": self.timeline, **({"probe": self.probe} if self.probe else {})}
+
+    def plan(self, desired: Desired) -> tuple[dict[str, t.Any], generation.Plan]:
+        """(the host as it is, what has to be done there), or a FleetError before anything changes."""
+        layout = desired.layout
         seen = self.on_slots("slot_info", config=True, redis=desired.model.redis or None)
         raise_for(config_checks.problems(desired.model, layout, vcpus=seen["vcpus"]))
         self.check_redis(seen.get("redis") or {})
@@ -96,13 +137,26 @@ class Change:
                                count=layout.count)
         if plan.start:
             raise_for(config_checks.step_problems(desired.model, [s.version for s in slots if s.running and s.version]))
-        result = {"changed": plan.changed, "generation": desired.name, "slot": plan.slot, "drained": list(plan.drain), "reason": plan.reason,
-                  "diff": self.diff(seen["slots"], plan, desired)}
-        if plan.changed and not self.action._task.check_mode:
-            self.execute(plan, desired)
-            seen = self.on_slots("slot_info")
-        return {**result, "slots": [{k: v for k, v in row.items() if k != "config"} for row in seen["slots"]],
-                "timeline": self.timeline, **({"probe": self.probe} if self.probe else {})}
+        return seen, plan
+
+    def earlier(self, layout: Layout) -> Desired | None:
+        """The generation to run again that this host ran before, made from the variables it was made from; None where nothing is to be done."""
+        with self.unheard():  # the answer holds secrets
+            rows = self.on_slots("slot_info", model="full")["slots"]
+        slots = [generation.Slot.from_mapping(row) for row in rows]
+        models = {row["slot"]: row["model"] for row in rows}
+        now = rollback.latest(slots)
+        fleet = self.args["fleet"] or {self.host: [{**row, "model": rollback.digests(row["model"])} for row in rows]}
+        back = self.args["source"] == "previous" and rollback.reached(self.host, fleet)
+        taken = rollback.previous(slots) if back else now
+        self.why = rollback.reason(self.args["source"], now, taken) if now and taken else ""
+        if not taken or not (models[taken.slot] or taken.running):
+            what = f"{taken.generation} was made before this collection kept the variables of a generation" if taken else "no other passed its gates here"
+            raise FleetError("go back to an earlier generation", self.host, what,
+                             "Set the inventory to what is to run and run openrtc.livekit.upgrade", code="no_previous_generation")
+        if not models[taken.slot] or (self.args["source"] == "previous" and not back and not (taken.rolled_back and taken.running)):
+            return None
+        return Desired({**self.args, "model": models[taken.slot]}, layout, taken, rolled_back=back or taken.rolled_back)
 
     def check_redis(self, redis: dict[str, t.Any]) -> None:
         """Redis must be usable from this host and the clocks must agree, before anything changes."""
@@ -180,7 +234,7 @@ class Change:
         key, secret = desired.model.credentials()
         request = {"url": f"http://{address}:{row['ports']['signal']}", "key": key, "secret": secret, "node_id": row["node_id"],
                    "timeout": self.args["call_timeout"]}
-        answer = probe.run_in_child([request], timeout=self.args["call_timeout"] + 15)[0]
+        answer = probe.run_in_child([request], timeout=self.args["call_timeout"] + CALL_MARGIN)[0]
         if answer.get("failure"):
             raise failure(answer["failure"])
         self.probe = answer
@@ -192,6 +246,8 @@ class Change:
         if done.get("changed"):
             self.changed = True
             self.note(f"has release {version}")
+            if self.lock:
+                self.lock.hold()  # a download may have taken long
 
     # -- helpers -------------------------------------------------------------------------------------------------
 
@@ -216,6 +272,16 @@ class Change:
             trace = str(out.get("module_stderr") or out.get("exception") or "")[-800:]
             raise failure({"tried": f"run module {name}", "on": self.host, "got": out.get("msg", "failed"), "fix": trace, **(out.get("failure") or {})})
         return out
+
+    @contextlib.contextmanager
+    def unheard(self) -> t.Iterator[None]:
+        """What comes from the host is not shown meanwhile, however verbose the run is."""
+        context = self.action._play_context
+        before, context.no_log = context.no_log, True
+        try:
+            yield
+        finally:
+            context.no_log = before
 
     def diff(self, rows: list[dict[str, t.Any]], plan: generation.Plan, desired: Desired) -> list[dict[str, t.Any]]:
         """What --diff shows: the slots, and the configuration of the node that leaves against the one that comes."""

@@ -98,9 +98,24 @@ options:
       src:
         description: File on the control machine (in the role's C(files) directory, or an absolute path) whose text is the content.
         type: str
+      tree:
+        description:
+          - Directory of Python sources on the control machine. The content is a zip archive of its C(*.py) files below a folder of the
+            directory's name, always the same archive for the same sources, from which Python can import.
+        type: path
+      exclude:
+        description: Patterns of paths below O(files[].tree) to leave out, such as V(component/*).
+        type: list
+        elements: str
+        default: []
       content:
         description: The content.
         type: str
+      encoding:
+        description: How the content is written. The diff of one in V(base64) only tells that it differs.
+        type: str
+        choices: [text, base64]
+        default: text
       secret_content:
         description: The content of a secret file. The control machine fills it in from O(files[].content) when O(files[].secret) is true.
         type: str
@@ -279,6 +294,10 @@ EXAMPLES = r"""
       - src: exporter.service
         dest: /etc/systemd/system/exporter.service
         restart: [exporter]
+      - tree: "{{ role_path }}/files/exporter_plugins"
+        dest: /usr/local/lib/exporter/plugins.zip
+        exclude: [tests/*]
+        restart: [exporter]
     units:
       - name: exporter
         enabled: true
@@ -347,7 +366,10 @@ DIRECTORY = {
 FILE = {
     "dest": {"type": "str", "required": True},
     "src": {"type": "str"},
+    "tree": {"type": "path"},
+    "exclude": NAMES,
     "content": {"type": "str"},
+    "encoding": {"type": "str", "choices": ["text", "base64"], "default": "text"},
     "secret_content": {"type": "str", "no_log": True},
     "mode": {"type": "str", "default": "0644"},
     "owner": {"type": "str"},
@@ -360,7 +382,7 @@ FILE = {
     "restart": NAMES,
 }
 TEMPLATE = {
-    **{k: v for k, v in FILE.items() if k not in ("content", "secret_content")},
+    **{k: v for k, v in FILE.items() if k not in ("tree", "exclude", "content", "secret_content", "encoding")},
     "src": {"type": "str", "required": True},
     "vars": {"type": "dict", "default": {}},
 }
@@ -405,6 +427,9 @@ def main() -> None:
         module.fail_json(msg=str(err), changes=run.changes, notes=run.notes, **err.fields)
     except OSError as err:
         module.fail_json(msg=f"{run.p['name']}: {err}", changes=run.changes, notes=run.notes)
+    for item in module.params["files"]:
+        if item["encoding"] == "base64":
+            item["content"] = "(binary)"  # the result repeats the arguments; nobody reads this one
     module.exit_json(**run.result(), **({"diff": run.diff()} if module._diff else {}))
 
 

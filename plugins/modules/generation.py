@@ -13,6 +13,8 @@ description:
     the new generation in a free slot beside the old one. When it has passed its gates, the balancer takes it and the old node drains,
     that is, it ends by itself when its last participant leaves.
   - A gate that fails ends the new node; the old one never noticed. A run that was killed is finished by the next one.
+  - While it changes a host that has Redis, it holds the lock C(host:NAME) in it (M(openrtc.livekit.lock)). A second run with something to change
+    there fails with the code V(locked) and tells who holds it.
   - This is an action plugin. Configuration is rendered, gates are judged and calls are made on the control machine;
     on the host the modules M(openrtc.livekit.slot_info), M(openrtc.livekit.release) and M(openrtc.livekit.slot) do the rest.
 author: openrtc.livekit contributors (@openrtc)
@@ -34,6 +36,25 @@ options:
       - The variables of role P(openrtc.livekit.model#role) as one mapping.
     type: dict
     required: true
+  source:
+    description:
+      - What the host is to run. V(model) is what O(model) says.
+      - V(previous) is the generation that was in service before the present one, made again from the variables that its slot has kept. It starts
+        beside and passes the same gates as any other, and then the present one drains. A host that the newest change did not reach, or that went back
+        already, is left as it is.
+      - V(last) is the generation in service, or where none is, the one that was last. LiveKit cannot take a drain back, so this starts a fresh
+        node of the same generation beside the one that drains.
+      - Fails with the code V(no_previous_generation) where the host has no such generation, and with V(rollback_unclear) where
+        it cannot be told whether the newest change reached it.
+    type: str
+    choices: [model, previous, last]
+    default: model
+  fleet:
+    description:
+      - For O(source=previous), the slots of all hosts as M(openrtc.livekit.slot_info) returns them with C(model=digests), by host. From
+        them follows which hosts the newest change has reached. Without it every host counts as reached.
+    type: dict
+    default: {}
   release_url:
     description: Where the release is downloaded from, if it is not on the host yet; see M(openrtc.livekit.release).
     type: str
@@ -97,6 +118,11 @@ EXAMPLES = r"""
     layout: "{{ livekit_layout }}"
     address: "{{ livekit_address }}"
 
+- name: Go back to what this host ran before
+  openrtc.livekit.generation:
+    model: "{{ livekit_model }}"
+    source: previous
+
 - name: What would a run change?
   openrtc.livekit.generation:
     model: "{{ livekit_model }}"
@@ -106,7 +132,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 generation:
-  description: Name of the desired generation.
+  description: Name of the desired generation; none where nothing is to be done whatever it is.
   returned: success
   type: str
   sample: 0a1b2c3d4e5f
@@ -119,6 +145,12 @@ drained:
   returned: success
   type: list
   elements: int
+drained_nodes:
+  description: The nodes of these slots, those that ran.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{node_id: ND_abc, slot: 1}]
 reason:
   description: Why there was something to do, or not.
   returned: success

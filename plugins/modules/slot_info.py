@@ -28,6 +28,17 @@ options:
     description: Return the configuration file of each slot too, with secrets masked.
     type: bool
     default: false
+  model:
+    description:
+      - Return the C(livekit_*) variables that the generation in each slot was made from.
+      - With V(digests) one digest per variable, to compare hosts by; with V(full) the values, secrets included, so set C(no_log) on the task.
+    type: str
+    choices: [none, digests, full]
+    default: none
+  keys:
+    description: API keys with their secrets, to tell which of them each node accepts. They are compared on the host and never returned.
+    type: dict
+    default: {}
 seealso:
   - module: openrtc.livekit.slot
   - module: openrtc.livekit.generation
@@ -77,6 +88,20 @@ slots:
       description: Files with secrets that everybody on the host can read. There must be none.
       type: list
       elements: str
+    served_at:
+      description: When the generation passed its gates, in Unix seconds; of one that was taken from another slot, when it did there.
+      type: float
+    rolled_back:
+      description: Whether a rollback brought the generation here.
+      type: bool
+    api_keys:
+      description: Names of the API keys that the running node accepts, none for a slot where nothing runs.
+      type: list
+      elements: str
+    other_secrets:
+      description: Those of O(keys) which the running node accepts with another secret only.
+      type: list
+      elements: str
     enabled:
       description: Whether the slot starts at boot.
       type: bool
@@ -105,6 +130,10 @@ slots:
       description: Configuration file with secrets masked.
       returned: O(config=true)
       type: str
+    model:
+      description: What O(model) asks for; empty for generations made before this collection kept it.
+      returned: O(model) is not V(none)
+      type: dict
   sample:
     - {slot: 1, label: serving, version: 1.13.5, generation: 0a1b2c3d4e5f, node_id: ND_abc, rooms: 4, participants: 9}
 vcpus:
@@ -130,8 +159,10 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.openrtc.livekit.plugins.module_utils import _registry_module, _slot_module
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import registry
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import registry, rollback
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.generation import Slot
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.host import SlotHost
 
 
 def look_at_redis(settings: dict[str, t.Any]) -> dict[str, t.Any]:
@@ -141,19 +172,34 @@ def look_at_redis(settings: dict[str, t.Any]) -> dict[str, t.Any]:
         return {"failure": exc.failure}
 
 
+def as_row(host: SlotHost, slot: Slot, params: dict[str, t.Any]) -> dict[str, t.Any]:
+    row = _slot_module.as_row(slot, host)
+    accepted = {} if slot.free else host.keys(slot.slot)
+    row["api_keys"] = sorted(accepted)
+    row["other_secrets"] = sorted(name for name, secret in params["keys"].items() if accepted.get(name, str(secret)) != str(secret))
+    if params["config"]:
+        row["config"] = host.config_text(slot.slot)
+    if params["model"] != "none":
+        model = host.model(slot.slot).get("model") or {}
+        row["model"] = model if params["model"] == "full" else rollback.digests(model)
+    return row
+
+
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={**_slot_module.argument_spec(), **_registry_module.redis_spec(), "config": {"type": "bool", "default": False}},
+        argument_spec={
+            **_slot_module.argument_spec(), **_registry_module.redis_spec(),
+            "config": {"type": "bool", "default": False},
+            "model": {"type": "str", "choices": ["none", "digests", "full"], "default": "none"},
+            "keys": {"type": "dict", "default": {}, "no_log": True},
+        },
         supports_check_mode=True,
     )
     try:
         host = _slot_module.slot_host(module)
-        rows = [_slot_module.as_row(slot, host) for slot in host.observe()]
+        rows = [as_row(host, slot, module.params) for slot in host.observe()]
     except FleetError as exc:
         module.fail_json(**exc.as_result())
-    if module.params["config"]:
-        for row in rows:
-            row["config"] = host.config_text(row["slot"])
     redis = _registry_module.redis_settings(module.params["redis"])
     module.exit_json(changed=False, slots=rows, vcpus=len(os.sched_getaffinity(0)), **({"redis": look_at_redis(redis)} if redis else {}))
 

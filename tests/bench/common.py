@@ -30,14 +30,14 @@ class Lab:
     def __enter__(self) -> Lab:
         for step in ("lab/bootstrap", "lab/prepare"):
             subprocess.run([step], cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
-        self._quiet("ansible-playbook", "lab/destroy.yml", *self.options)
-        self._quiet("ansible-playbook", "lab/create.yml", *self.options)
+        self.quiet("ansible-playbook", "lab/destroy.yml", *self.options)
+        self.quiet("ansible-playbook", "lab/create.yml", *self.options)
         return self
 
     def __exit__(self, *dummy: t.Any) -> None:
-        self._quiet("ansible-playbook", "lab/destroy.yml", *self.options)
+        self.quiet("ansible-playbook", "lab/destroy.yml", *self.options)
 
-    def _quiet(self, *command: str) -> str:
+    def quiet(self, *command: str) -> str:
         done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if done.returncode != 0:
             print(done.stdout[-6000:], flush=True)
@@ -50,7 +50,7 @@ class Lab:
     def playbook(self, verb: str, *variables: str) -> dict[str, t.Any]:
         """Run one of our playbooks: {seconds, hosts: {name: {tasks, changed}}}; skipped tasks count as tasks."""
         begin = time.monotonic()
-        said = self._quiet(*self.command(verb, *variables))
+        said = self.quiet(*self.command(verb, *variables))
         seconds = time.monotonic() - begin
         hosts = {m[1]: {"tasks": int(m[2]) + int(m[6]), "changed": int(m[3])} for m in RECAP.finditer(said)}
         print(f"{verb}: {seconds:.1f} s, {sum(h['changed'] for h in hosts.values())} changed (load {os.getloadavg()[0]:.1f})", flush=True)
@@ -59,7 +59,7 @@ class Lab:
     def under_calls(self, calls: int, out: pathlib.Path, command: list[str]) -> None:
         """lab/under_calls.py around a command; a dropped call is for the bench to count, not an error here."""
         endpoint = self.directory / "endpoint.json"
-        self._quiet("ansible-playbook", "lab/endpoint.yml", *self.inventory, "-e", f"endpoint_file={endpoint}")
+        self.quiet("ansible-playbook", "lab/endpoint.yml", *self.inventory, "-e", f"endpoint_file={endpoint}")
         subprocess.run([sys.executable, "lab/under_calls.py", "--endpoint", str(endpoint), "--out", str(out), "--calls", str(calls), "--", *command],
                        cwd=ROOT, stdin=subprocess.DEVNULL, check=False)
 

@@ -12,6 +12,7 @@ import typing as t
 
 from .errors import FleetError
 from .move_plan import frozen
+from .move_store import HELD, under_lock
 from .redis_connection import as_text
 
 if t.TYPE_CHECKING:
@@ -23,9 +24,7 @@ if t.TYPE_CHECKING:
 GHOST_SECONDS = 60.0
 
 # KEYS: lock. ARGV: token, room, node it was mapped to ('' for none). Removes the room unless somebody has taken it meanwhile.
-_REMOVE_ROOM = """
-local held = redis.call('GET', KEYS[1])
-if not held or cjson.decode(held).token ~= tonumber(ARGV[1]) then return redis.error_reply('LOCKLOST the lock went to somebody else') end
+_REMOVE_ROOM = HELD + """
 local node = redis.call('HGET', 'room_node_map', ARGV[2])
 if (node or '') ~= ARGV[3] then return 0 end
 redis.call('HDEL', 'room_node_map', ARGV[2])
@@ -34,9 +33,7 @@ redis.call('HDEL', 'room_internal', ARGV[2])
 redis.call('DEL', 'room_participants:' .. ARGV[2], 'agent_dispatch:' .. ARGV[2], 'agent_job:' .. ARGV[2])
 return 1
 """
-_REMOVE_NODE = """
-local held = redis.call('GET', KEYS[1])
-if not held or cjson.decode(held).token ~= tonumber(ARGV[1]) then return redis.error_reply('LOCKLOST the lock went to somebody else') end
+_REMOVE_NODE = HELD + """
 return redis.call('HDEL', 'nodes', ARGV[2])
 """
 
@@ -58,36 +55,46 @@ class Cleanup:
 
 def plan(snapshot: Snapshot, reports: Reports, probes: t.Mapping[str, str], details: t.Mapping[str, Room] | None = None,
          after: float = GHOST_SECONDS) -> Cleanup:
-    """What is a ghost for sure. A node: silent for `after` seconds, run by no host, port not answering. A room: mapped to such a node or to
-    one the registry does not know; or mapped nowhere, when its details say that it is older than that. Raises FleetError frozen."""
+    """What is a ghost for sure. A node: silent for `after` seconds, run by no host (one that is silent itself for as long does not count), port
+    not answering. A room: mapped to such a node or to one that neither registry nor hosts know; or mapped nowhere. Of a room that is younger
+    than `after` nothing is sure. Raises FleetError frozen."""
     why = frozen(snapshot)
     if why:
         raise FleetError("look for ghosts", "the registry", why, "Nothing is removed on data that cannot be trusted", code="frozen")
     now, details = snapshot.taken_at, details or {}
     nodes = {n.id: f"silent for {n.age(now):.0f} s" for n in snapshot.nodes.values()
-             if n.age(now) > after and reports.place_of(n.id) is None and not probes.get(n.id, "").isdigit()}
-    rooms = {room: f"on node {node}, which is gone" for room, node in snapshot.room_node_map.items()
-             if (node in nodes or node not in snapshot.nodes) and _old(room, details, now, after)}
+             if n.age(now) > after and not _run(n.id, reports, probes, now, after) and not probes.get(n.id, "").isdigit()}
+    gone = {n for n in snapshot.room_node_map.values() if n in nodes or n not in snapshot.nodes and not _run(n, reports, probes, now, after)}
+    rooms = {room: f"on node {node}, which is gone" for room, node in snapshot.room_node_map.items() if node in gone and _old(room, details, now, after)}
     loose = {room: "no node hosts it" for room in snapshot.rooms if room not in snapshot.room_node_map and room in details and _old(room, details, now, after)}
     return Cleanup(nodes, {**rooms, **loose}, {room: snapshot.room_node_map.get(room, "") for room in (*rooms, *loose)})
 
 
+def _run(node_id: str, reports: Reports, probes: t.Mapping[str, str], now: float, after: float) -> bool:
+    """Whether a host runs the node, or may run it."""
+    place = reports.place_of(node_id)
+    if place is None or place.slot.free:
+        return False
+    return now - place.report.at <= after or node_id not in probes
+
+
 def _old(room: str, details: t.Mapping[str, Room], now: float, after: float) -> bool:
-    """A room without details has nothing but its mapping, and a fresh one may be in the making."""
+    """A room without details has nothing but its mapping."""
     return room not in details or now - details[room].created_at > after
 
 
 def apply(registry: Registry, lock: Lock, found: Cleanup) -> Cleanup:
     """Remove it under the lock; what was really removed."""
     rooms, nodes = {}, {}
+    alive = registry.snapshot()  # a node may have come back since
     for room, why in found.rooms.items():
-        if _locked(registry, lock, _REMOVE_ROOM, [lock.token, room, found.homes[room]]):
+        if not alive.fresh(found.homes[room]) and _locked(registry, lock, _REMOVE_ROOM, [lock.token, room, found.homes[room]]):
             rooms[room] = why
     for node, why in found.nodes.items():
-        if _locked(registry, lock, _REMOVE_NODE, [lock.token, node]):
+        if not alive.fresh(node) and _locked(registry, lock, _REMOVE_NODE, [lock.token, node]):
             nodes[node] = why
     return Cleanup(nodes, rooms)
 
 
 def _locked(registry: Registry, lock: Lock, script: str, args: list[t.Any]) -> int:
-    return int(as_text(registry.evaluate("remove a ghost", script, [lock.key], args)))
+    return int(as_text(under_lock(registry, lock, "remove a ghost", script, [lock.key], args)))

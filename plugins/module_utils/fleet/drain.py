@@ -32,6 +32,7 @@ if t.TYPE_CHECKING:
 DRAINS = "openrtc:drains"  # hash: node id -> Request as JSON
 POLICIES = ("move", "wait", "now", "end")
 DEADLINE = 1800.0  # seconds, of policies move and end
+HOST_GONE = 60.0  # seconds of silence after which a host's last report says nothing
 HOLDERS = ("SIP", "INGRESS", "EGRESS", "AGENT")  # kinds of participants that an operator cannot see in a room
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -85,8 +86,10 @@ def next_action(request: Request, view: View) -> Action:
     if why:
         return Action("freeze", why)
     place, node = view.reports.place_of(request.node_id), view.snapshot.nodes.get(request.node_id)
+    here = view.snapshot.rooms_of(request.node_id)
+    if place is not None and view.now - place.report.at > HOST_GONE and node is None and not here and view.record is None:
+        return Action("gone", f"its host {place.host} is silent, the registry knows nothing of it any more")
     if place is None or place.slot.free:
-        here = view.snapshot.rooms_of(request.node_id)
         if node is None and not here and view.record is None:
             return Action("gone", "the node is gone")
         if node is not None and node.fresh(view.now):
@@ -102,7 +105,7 @@ def next_action(request: Request, view: View) -> Action:
     if view.record is not None:
         return Action("move", "a move has begun")
     due = request.policy == "now" or request.deadline is not None and view.now >= request.deadline
-    if due and view.snapshot.rooms_of(request.node_id):
+    if due and here:
         return Action("end" if request.policy == "end" else "move", "at once" if request.policy == "now" else "the deadline has passed")
     return Action("wait", _waiting(request, view))
 

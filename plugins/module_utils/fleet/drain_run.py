@@ -13,7 +13,7 @@ import typing as t
 from . import drain, eta
 from .drain import Action, Drainer, Request
 from .errors import FleetError
-from .move import FREEZE_SECONDS
+from .move import AWAY, FREEZE_SECONDS
 from .move_plan import View, frozen
 from .orders import Order
 from .placement import receivers, spread
@@ -23,6 +23,7 @@ if t.TYPE_CHECKING:
     from .move import Mover
 
 LOOK = 0.5  # seconds between two looks at a node that is waited for
+UNSEEN = (*AWAY, "frozen", "host_silent", "node_unnamed")  # errors that may pass
 ORDER = (("agent",), ("egress", "ingress", "sip"))  # neighbours go in this order, the node last
 
 
@@ -43,12 +44,22 @@ class DrainRun:
 
     def choose(self, hosts: t.Sequence[str], node_ids: t.Sequence[str]) -> None:
         """Find the nodes and see that all of them may leave. Nothing has changed when this raises."""
+        end = time.monotonic() + FREEZE_SECONDS
+        while True:
+            try:
+                return self._choose(hosts, node_ids)
+            except FleetError as exc:
+                if exc.failure["code"] not in UNSEEN or time.monotonic() > end:
+                    raise
+            time.sleep(LOOK)
+
+    def _choose(self, hosts: t.Sequence[str], node_ids: t.Sequence[str]) -> None:
         snapshot, reports = self.registry.snapshot(), Reports.read(self.registry)
         if frozen(snapshot):
             raise FleetError("drain nodes", ", ".join([*hosts, *node_ids]), frozen(snapshot), "Nothing is done on data that cannot be trusted; mend that, then run again",
                              code="frozen")
-        self.hosts = list(hosts)
-        self._known_hosts(hosts, reports)
+        self.hosts, self.requests = list(hosts), []
+        self._known_hosts(hosts, reports, snapshot.taken_at)
         asked = drain.requests(self.registry)
         now = self.registry.now()
         wanted = [*node_ids, *(s.node_id for h in hosts for s in reports.hosts[h].slots if s.node_id and not s.free),
@@ -60,18 +71,28 @@ class DrainRun:
                                  "Check the identifier (openrtc.livekit.status shows them); for what a dead node left behind use openrtc.livekit.recover",
                                  code="node_unknown", node_id=node_id)
             host, slot = (place.host, place.slot.slot) if place else (before.host, before.slot) if before else ("", 0)
-            deadline = None if self.seconds is None else (before.requested_at if before and before.policy == self.policy else now) + self.seconds
-            self.requests.append(Request(node_id, host, slot, self.policy, deadline, before.requested_at if before else now, self.mover.lock.owner))
+            since = before.requested_at if before and before.policy == self.policy else now
+            self.requests.append(Request(node_id, host, slot, self.policy, None if self.seconds is None else since + self.seconds, since, self.mover.lock.owner))
         self._check_together(snapshot, reports)
         self.state = {r.node_id: self.drainer.look(r) for r in self.requests}
-        self.changed = any(asked.get(r.node_id) is None or asked[r.node_id].policy != r.policy for r in self.requests)
+        self.changed = any(r.node_id not in asked or (asked[r.node_id].policy, asked[r.node_id].deadline) != (r.policy, r.deadline) for r in self.requests)
 
     @staticmethod
-    def _known_hosts(hosts: t.Sequence[str], reports: Reports) -> None:
+    def _known_hosts(hosts: t.Sequence[str], reports: Reports, now: float) -> None:
         unknown = [h for h in hosts if h not in reports.hosts or not reports.hosts[h].slots]
         if unknown:
             raise FleetError("find the hosts", ", ".join(unknown), "no executor there reports any slots", f"Hosts that do: {', '.join(h for h, r in reports.hosts.items() if r.slots)}",
                              code="host_unknown", hosts=unknown)
+        silent = [h for h in hosts if not reports.hosts[h].fresh(now)]
+        if silent:
+            raise FleetError("see what runs on the hosts", ", ".join(silent), f"no report for {max(now - reports.hosts[h].at for h in silent):.0f} s",
+                             "See systemctl status livekit-executor on these hosts, then run again; for the calls of a host that is gone use openrtc.livekit.recover",
+                             code="host_silent", hosts=silent)
+        unnamed = [f"{h} slot {s.slot}" for h in hosts for s in reports.hosts[h].slots if not s.free and not s.node_id]
+        if unnamed:
+            raise FleetError("see what runs on the hosts", ", ".join(unnamed), "a node runs there that has not said yet which one it is",
+                             "It has just started, or its metrics do not answer: run again in some seconds, else see journalctl on that host", code="node_unnamed",
+                             slots=unnamed)
 
     def _check_together(self, snapshot: t.Any, reports: Reports) -> None:
         """One after the other each node might leave; all of them together must be able to."""
@@ -88,35 +109,40 @@ class DrainRun:
             rooms = [room for node_id in leaving for room in snapshot.rooms_of(node_id)]
             spread(self.registry.sizes(rooms), among, self.mover.limits, host=places[0].host if len({p.host for p in places}) == 1 else None)
 
-    def begin(self) -> None:
-        """Neighbours first, then the requests; from here on the controller would go on without us."""
-        self._stop_neighbours()
+    def begin(self, poll: float = 0.0) -> bool:
+        """Neighbours first, then the requests; from here on the controller would go on without us. False where neighbours were still busy after `poll` seconds."""
+        end = time.monotonic() + poll if poll else None
+        for kinds in ORDER:
+            units = [n["unit"] for n in self.neighbours if n["kind"] in kinds]
+            if units and not self._stop(units, end):
+                return False
         for request in self.requests:
             drain.put(self.registry, request)
+        return True
 
-    def _stop_neighbours(self) -> None:
+    def _stop(self, units: t.Sequence[str], end: float | None) -> bool:
+        """They finish what they are at, however long that takes: a recording that is cut off is lost. Others may move rooms meanwhile."""
         with self.mover.lock:
-            for kinds in ORDER:
-                units = [n["unit"] for n in self.neighbours if n["kind"] in kinds]
-                orders = [Order(host, "stop_unit", {"unit": unit}) for host in self.hosts for unit in units]
-                signalled = [a for a in self.mover.orders.ask(orders) if a.get("signalled")]
-                self.changed = self.changed or bool(signalled)
-                self._until_stopped(units)
-
-    def _until_stopped(self, units: t.Sequence[str]) -> None:
-        """They finish what they are at, however long that takes: a recording that is cut off is lost."""
-        while units:
-            self.mover.lock.renew()
+            answers = self.mover.orders.ask([Order(host, "stop_unit", {"unit": unit}) for host in self.hosts for unit in units])
+        self.changed = self.changed or any(a.get("signalled") for a in answers)
+        while True:
             reports = Reports.read(self.registry)
-            busy = [u for h in self.hosts for u in units if h in reports.hosts and reports.hosts[h].neighbours.get(u) in ("active", "deactivating", "reloading")]
+            busy = [f"{u} on {h}" for h in self.hosts for u in units
+                    if h in reports.hosts and reports.hosts[h].neighbours.get(u) in ("active", "deactivating", "reloading", "unknown")]
             if not busy:
-                return
+                return True
+            if end and time.monotonic() >= end:
+                self.state = {r.node_id: Action("wait", f"{', '.join(busy)} finish their work first") for r in self.requests}
+                return False
             time.sleep(LOOK)
 
     def pursue(self, wait: bool = True, poll: float = 0.0) -> None:
         """Until every node is gone, or `poll` seconds have passed; without `wait` until every node drains."""
         end, calm = time.monotonic() + poll if poll else None, time.monotonic()
         while True:
+            if any(a.kind == "drain" for a in self.state.values()):  # all of them first, so that none gets rooms of another that leaves too
+                for request in self.requests:
+                    self._one(request, ("drain",))
             for request in self.requests:
                 self._one(request)
             stuck = [a for a in self.state.values() if a.kind == "freeze"]
@@ -129,14 +155,19 @@ class DrainRun:
                 return
             time.sleep(LOOK)
 
-    def _one(self, request: Request) -> None:
-        if self.state[request.node_id].kind == "gone" and request.node_id not in drain.requests(self.registry):
-            return
-        action = self.drainer.look(request)
-        if action.kind in ("drain", "move", "end", "gone"):
-            with self.mover.lock:
-                action = self.drainer.step(request)
-            self.changed = True
+    def _one(self, request: Request, kinds: t.Collection[str] = ("drain", "move", "end", "gone")) -> None:
+        try:
+            if self.state[request.node_id].kind == "gone" and request.node_id not in drain.requests(self.registry):
+                return
+            action = self.drainer.look(request)
+            if action.kind in kinds:
+                with self.mover.lock:
+                    action = self.drainer.step(request)
+                self.changed = self.changed or action.kind not in ("wait", "freeze")
+        except FleetError as exc:
+            if exc.failure["code"] not in (*AWAY, "lock_lost"):  # a lock is lost when Redis was away for long
+                raise
+            action = Action("freeze", str(exc))
         self.state[request.node_id] = action
 
     # -- telling ------------------------------------------------------------------------------------------------

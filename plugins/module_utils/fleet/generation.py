@@ -35,9 +35,12 @@ class Slot:
     intact: bool = True  # the files are those the generation was started from
     exposed: tuple[str, ...] = ()  # files that everybody on the host can read
     gate: str | None = None  # the generation that passed its gates here
+    served_at: float | None = None  # when the generation of the files passed its gates, here or where it was taken from
+    rolled_back: bool = False  # it came here by a rollback
     enabled: bool = False
     pid: int | None = None
     since: float | None = None
+    state_since: float | None = None  # when the unit entered its state: since when it drains
     node_id: str | None = None
     rooms: int | None = None
     participants: int | None = None

@@ -32,6 +32,7 @@ SETTLE = 0.5
 UNIT = "livekit-server@{0}.service"
 _NODE_ID = re.compile(r'node_id="(ND_\w+)"')
 _GAUGE = re.compile(r"^(livekit_room_total|livekit_participant_total)\{[^}]*\} (\S+)", re.M)
+_PAIR = re.compile(r'(?m)^("(?:[^"\\]|\\.)*"|[^":\s]+): (.+)$')
 _SECRET = re.compile(r"(?m)^(\s*-?\s*\S*(?:password|secret|credential)\S*:\s*).+$")
 
 
@@ -58,6 +59,16 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _moment(stamp: str) -> float | None:
+    """systemd's "@1700000000" as Unix seconds; None where it has none."""
+    number = stamp.lstrip("@")
+    return float(number) if number.isdigit() and number != "0" else None
+
+
+def _scalar(text: str) -> str:
+    return str(json.loads(text)) if text.startswith('"') else text
+
+
 class SlotHost:
     """The slots of this host. `run` executes a command and returns (rc, stdout, stderr), as AnsibleModule.run_command does."""
 
@@ -68,11 +79,11 @@ class SlotHost:
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    def observe(self) -> list[Slot]:
-        """Every slot of the layout, and those beyond it that still run (a layout that shrank)."""
+    def observe(self, measure: bool = True) -> list[Slot]:
+        """Every slot of the layout, and those beyond it that still run (a layout that shrank). Without `measure` no node is asked anything."""
         units = self._units()
         numbers = sorted(set(self.layout.numbers) | set(units))
-        return [self._observe(n, units.get(n, {})) for n in numbers]
+        return [self._observe(n, units.get(n, {}), measure) for n in numbers]
 
     def _units(self) -> dict[int, dict[str, str]]:
         names = {n: UNIT.format(n) for n in self.layout.numbers}
@@ -80,7 +91,7 @@ class SlotHost:
         for name in re.findall(r"livekit-server@(\d+)\.service", listed):
             names.setdefault(int(name), UNIT.format(name))
         rc, out, err = self.run(
-            ["systemctl", "show", "--timestamp=unix", "-p", "Id,ActiveState,MainPID,ActiveEnterTimestamp,UnitFileState", *names.values()])
+            ["systemctl", "show", "--timestamp=unix", "-p", "Id,ActiveState,MainPID,ActiveEnterTimestamp,StateChangeTimestamp,UnitFileState", *names.values()])
         if rc == 127:  # no systemd here yet
             return {}
         if rc != 0:  # never to be taken for "nothing runs"
@@ -94,25 +105,25 @@ class SlotHost:
                 units[int(found[1])] = values
         return {n: v for n, v in units.items() if n in self.layout.numbers or v.get("ActiveState") not in ("inactive", "failed")}
 
-    def _observe(self, n: int, unit: dict[str, str]) -> Slot:
+    def _observe(self, n: int, unit: dict[str, str], measure: bool = True) -> Slot:
         meta = self._meta(n)
         pid = int(unit.get("MainPID") or 0) or None
         values: dict[str, t.Any] = {
             "slot": n, "state": unit.get("ActiveState", "inactive"), "pid": pid, "generation": meta.get("generation"),
             "version": (self._running_version(pid) if pid else None) or meta.get("version"), "intact": self._intact(n, meta), "exposed": self._exposed(n, meta),
-            "gate": self._read(f"{self.state_dir}/{n}/gate"), "enabled": unit.get("UnitFileState") == "enabled",
+            "gate": self._read(f"{self.state_dir}/{n}/gate"), "enabled": unit.get("UnitFileState") == "enabled", **self._service(n, meta),
         }
         if pid:
-            stamp = unit.get("ActiveEnterTimestamp", "").lstrip("@")
-            values["since"] = float(stamp) if stamp.isdigit() and stamp != "0" else None
-            values.update(self.measure(n))
+            values["since"] = _moment(unit.get("ActiveEnterTimestamp", ""))
+            values["state_since"] = _moment(unit.get("StateChangeTimestamp", ""))
+            values.update(self.measure(n) if measure else {})
         return Slot(**values)
 
-    def measure(self, n: int) -> dict[str, t.Any]:
+    def measure(self, n: int, timeout: float = 2.0) -> dict[str, t.Any]:
         """{http, node_id, rooms, participants} as the node in slot n tells them itself."""
         ports = self.layout.ports(n)
-        status = http_get(f"http://{self.address}:{ports.signal}/")[0]
-        metrics = http_get(f"http://{self.address}:{ports.metrics}/metrics")[1]
+        status = http_get(f"http://{self.address}:{ports.signal}/", timeout)[0]
+        metrics = http_get(f"http://{self.address}:{ports.metrics}/metrics", timeout)[1] if status is not None else ""
         gauges = {name: int(float(value)) for name, value in _GAUGE.findall(metrics)}
         node = _NODE_ID.search(metrics)
         out: dict[str, t.Any] = {"http": status, "node_id": node[1] if node else None}
@@ -133,10 +144,29 @@ class SlotHost:
             return None
 
     def _meta(self, n: int) -> dict[str, t.Any]:
+        return self._json(f"{self.config_dir}/{n}/generation.json")
+
+    def _json(self, path: str) -> dict[str, t.Any]:
         try:
-            return json.loads(self._read(f"{self.config_dir}/{n}/generation.json") or "{}")
-        except ValueError:
+            return dict(json.loads(self._read(path) or "{}"))
+        except (TypeError, ValueError):
             return {}
+
+    def _service(self, n: int, meta: dict[str, t.Any]) -> dict[str, t.Any]:
+        """{served_at, rolled_back}: since when the generation in slot n has been known to be good, and whether a rollback brought it."""
+        made = self.model(n)
+        gate = f"{self.state_dir}/{n}/gate"
+        passed = meta.get("generation") and self._read(gate) == meta["generation"]
+        return {"served_at": os.path.getmtime(gate) if passed else made.get("served_at"), "rolled_back": bool(made.get("rolled_back"))}
+
+    def model(self, n: int) -> dict[str, t.Any]:
+        """{model, served_at, rolled_back} that the generation in slot n was made from, {} where that is not known. It holds secrets."""
+        return self._json(f"{self.config_dir}/{n}/model.json")
+
+    def keys(self, n: int) -> dict[str, str]:
+        """{name: secret} of the API keys that the node in slot n accepts, as config.to_yaml wrote them; {} where that is not known."""
+        pairs = _PAIR.findall(self._read(f"{self.config_dir}/{n}/keys.yaml") or "")
+        return {_scalar(name): _scalar(secret) for name, secret in pairs}
 
     def _intact(self, n: int, meta: dict[str, t.Any]) -> bool:
         for name, want in (meta.get("files") or {}).items():
@@ -260,6 +290,22 @@ class SlotHost:
         self._systemctl("stop", n, "--no-block")
         return True
 
+    def fence(self, n: int, node_id: str, pid: int, timeout: float = 2.0) -> bool:
+        """SIGKILL for the process `pid`, which the caller knows to be `node_id`, whether it hangs, drains or serves; never another signal.
+
+        False when the slot does not run that process any more. Returns when the process is gone.
+        """
+        if self._main_pid(n) != pid:
+            return False
+        rc, out, err = self.run(["systemctl", "--signal=SIGKILL", "--kill-who=main", "kill", UNIT.format(n)])
+        end = time.monotonic() + timeout
+        while self._main_pid(n) == pid:
+            if rc != 0 or time.monotonic() > end:
+                raise FleetError("fence a node", f"{node_id} in slot {n}, process {pid}", (err or out).strip() or f"it outlived SIGKILL by {timeout:g} s",
+                                 "Look at the process on this host: it may wait for a disk; switch the host off if it does not end", code="fence_failed", slot=n)
+            time.sleep(0.03)
+        return rc == 0
+
     def discard(self, n: int, timeout: float = 5.0) -> None:
         """End a node that did not pass its gates: one SIGTERM, then SIGKILL if it does not listen and nobody is on it.
 
@@ -281,6 +327,9 @@ class SlotHost:
 
     def _state(self, n: int) -> str:
         return self.run(["systemctl", "show", "-p", "ActiveState", "--value", UNIT.format(n)])[1].strip()
+
+    def _main_pid(self, n: int) -> int | None:
+        return int(self.run(["systemctl", "show", "-p", "MainPID", "--value", UNIT.format(n)])[1].strip() or 0) or None
 
     def _systemctl(self, verb: str, n: int, *options: str) -> None:
         rc, out, err = self.run(["systemctl", *options, verb, UNIT.format(n)])

@@ -11,6 +11,7 @@ Note that this module util is PRIVATE to the collection.
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import typing as t
@@ -83,4 +84,5 @@ class Lock:
         return self.acquire()
 
     def __exit__(self, *_exc: t.Any) -> None:
-        self.release()
+        with contextlib.suppress(FleetError):  # it expires by itself; why the holder stopped must not be hidden
+            self.release()

@@ -15,6 +15,7 @@ import time
 import typing as t
 import uuid
 
+from .balancers.haproxy import server_name
 from .errors import FleetError
 from .journal import Journal
 from .move_plan import FENCE_AFTER, GUARD_SECONDS, Moved, Record, Step, View, frozen, next_step
@@ -28,7 +29,10 @@ if t.TYPE_CHECKING:
     from .registry import Registry, Snapshot
 
 POLL = 0.1  # seconds between two looks
-FREEZE_SECONDS = 30.0  # how long a run waits for data it can trust
+PASSING = 0.3  # seconds for clients whose signalling passes through a node to resume elsewhere, before it is killed
+FREEZE_SECONDS = 30.0  # how long a run waits for data it can trust, and for a step to have an effect
+AWAY = ("redis_unreachable", "redis_replica", "sentinel_no_master", "order_unheard", "order_timeout")  # errors that may pass: Redis or an executor comes back
+UNWATCHED = 5.0  # seconds without a mover after which anything may have happened to the rooms of a record
 BALANCER_GONE = 60.0  # a balancer host silent for longer is taken to be out of service
 
 
@@ -59,22 +63,25 @@ class Mover:
         """Drain the node, move all of its rooms, fence it, remove its traces. Returns when it is gone."""
         begin, first, calm = time.monotonic(), len(self.journal.entries), time.monotonic()
         moved: dict[str, str] = {}
-        last = ""
+        last, tried = "", {"freeze", "wait"}
         while True:
             try:
                 view, step = self._one_step(node_id, reason, last)
-            except FleetError as exc:  # Redis may come back while the lock lasts
-                if exc.failure["code"] != "redis_unreachable" or time.monotonic() - calm > FREEZE_SECONDS:
+            except FleetError as exc:
+                if exc.failure["code"] not in AWAY or time.monotonic() - calm > FREEZE_SECONDS:
                     raise
                 time.sleep(POLL)
                 continue
             if step.kind == "gone":
                 break
-            if step.kind not in ("freeze", "wait"):
+            if step.kind not in tried:
                 calm = time.monotonic()
             elif time.monotonic() - calm > FREEZE_SECONDS:
-                raise FleetError("move the rooms of a node", node_id, step.reason, "Nothing is done on data that cannot be trusted; mend that, then run again",
-                                 code="frozen", node_id=node_id)
+                raise FleetError("move the rooms of a node", node_id, f"{step.kind}: {step.reason}",
+                                 "Nothing is done on data that cannot be trusted; mend that, then run again" if step.kind == "freeze" else
+                                 "It has no effect: see journalctl -u livekit-executor on the node's host, then run again",
+                                 code="frozen" if step.kind == "freeze" else "stuck", node_id=node_id)
+            tried = {"freeze", "wait"} if step.kind == "move" else tried | {step.kind}  # a wave is progress, the same step again is none
             last = step.kind
             moved.update({room: m.to for room, m in (view.record.rooms if view.record else {}).items()})
             time.sleep(POLL)
@@ -85,7 +92,7 @@ class Mover:
         view = self.look(node_id)
         step = next_step(node_id, view)
         if view.record:
-            self._restore(view.record, view.back)
+            self._restore(view.record, view.record.rooms)
         if step.kind not in ("gone", "settle", "wait", "freeze") or step.kind not in ("gone", last):
             self._do(node_id, view, step, reason)
         return view, step
@@ -106,7 +113,7 @@ class Mover:
         snapshot, reports = self.registry.snapshot(), Reports.read(self.registry)
         if frozen(snapshot):
             raise FleetError("recover the rooms of a node", node_id, frozen(snapshot), "Nothing is done on data that cannot be trusted", code="frozen", node_id=node_id)
-        fenced = self._fence_dead(node_id, reports)
+        fenced = self._fence_dead(node_id, reports, snapshot.taken_at)
         rooms = snapshot.rooms_of(node_id)
         unfinished = self.store.records().get(node_id)
         record = dataclasses.replace(unfinished, kind="recover") if unfinished else self._record(node_id, "recover", reports, reason)
@@ -115,6 +122,8 @@ class Mover:
             targets = spread(self.registry.sizes(rooms), receivers(snapshot, reports, leaving=(node_id,)), Limits(0, 0))
             record = self._remap(record, {room: (node_id, to) for room, to in targets.items()})
         self.store.purge(node_id, None if fenced else {"at": round(self.registry.now(), 1), "by": self.lock.owner})
+        if unfinished and not rooms:
+            self.store.save(record)  # no evacuation any more, which would wait for its host
         self._cut(record, reports)
         self.journal.note("recover", reason, node=node_id, rooms={room: m.to for room, m in record.rooms.items()}, signals=list(signals), fenced=fenced,
                           seconds=round(time.monotonic() - begin, 3))
@@ -129,7 +138,7 @@ class Mover:
         self._check_balancers(reports, snapshot.taken_at)
         record = self._record(f"rooms-{uuid.uuid4().hex[:8]}", "rooms", reports, reason)
         record = self._remap(record, {room: (snapshot.room_node_map[room], to) for room, to in targets.items()})
-        record = self._cut(record, reports)
+        record = self._cut_or_undo(record, reports)
         self.journal.note("move", reason, rooms={room: m.to for room, m in record.rooms.items()})
         self._settle(record)
         if guard:
@@ -137,20 +146,38 @@ class Mover:
         return Outcome("rooms", "", {room: m.to for room, m in record.rooms.items()}, self.journal.entries[first:], round(time.monotonic() - begin, 2))
 
     def resume(self) -> list[Outcome]:
-        """Finish what killed runs have left: one pass, returns what it did. Call it again until records() is empty."""
-        done = []
+        """Finish what killed runs have left: one pass, returns what it did. Call it again until records() is empty.
+
+        One that cannot be finished now does not stop the others; its error is raised at the end.
+        """
+        done: list[Outcome] = []
+        failed: FleetError | None = None
         for record in self.store.records().values():
-            if record.kind == "evacuate":
-                done.append(self.evacuate(record.node_id, f"goes on: {record.reason}"))
-                continue
-            if record.uncut:
-                record = self._cut(record, Reports.read(self.registry))
-            self._guard_once(record)
+            try:
+                done += self._go_on(record)
+            except FleetError as exc:
+                if exc.failure["code"] == "lock_lost":
+                    raise
+                failed = failed or exc
+        if failed:
+            raise failed
         return done
+
+    def _go_on(self, record: Record) -> list[Outcome]:
+        if record.kind == "evacuate":
+            return [self.evacuate(record.node_id, f"goes on: {record.reason}")]
+        if record.kind == "recover":
+            snapshot = self.registry.snapshot()
+            if record.node_id in snapshot.nodes and not snapshot.fresh(record.node_id):  # not purged yet
+                return [self.recover(record.node_id, reason=f"goes on: {record.reason}")]
+        if record.uncut:
+            self._cut_or_undo(record, Reports.read(self.registry))
+        self._guard_once(record.id)
+        return []
 
     def guard(self, record: Record) -> None:
         """Until no old copy of the rooms can erase them any more."""
-        while self._guard_once(record):
+        while self._guard_once(record.id):
             self.lock.renew()
             time.sleep(POLL)
 
@@ -159,13 +186,26 @@ class Mover:
     def look(self, node_id: str) -> View:
         snapshot, reports = self.registry.snapshot(), Reports.read(self.registry)
         record = self.store.records().get(node_id)
-        return View(snapshot, reports, record, self.registry.sizes(snapshot.rooms_of(node_id)), self._back(record), self.limits)
+        sizes = self.registry.sizes(snapshot.rooms_of(node_id))
+        if record is None:
+            return View(snapshot, reports, None, sizes, limits=self.limits)
+        record, back = self._returned(record)
+        return View(snapshot, reports, record, sizes, back, self.limits)
 
-    def _back(self, record: Record | None) -> frozenset[str]:
-        if record is None or not record.rooms:
-            return frozenset()
-        now = self.registry.participants_of(record.rooms)
-        return frozenset(room for room, people in now.items() if not any(record.rooms[room].sids.get(p.identity) == p.sid for p in people))
+    def _returned(self, record: Record) -> tuple[Record, frozenset[str]]:
+        """Rooms whose people all have a new session or are gone. The record keeps in which of them somebody was: only those live on.
+
+        Where nobody looked on for some seconds, people may have come back and their entries been erased by the old copy since.
+        """
+        people, now = self.registry.participants_of(record.rooms), self.registry.now()
+        old = {room: sum(record.rooms[room].sids.get(p.identity) == p.sid for p in who) for room, who in people.items()}
+        missed = now - max(record.looked_at, record.last_at) > UNWATCHED
+        seen = {room: dataclasses.replace(m, seen=True) for room, m in record.rooms.items()
+                if not m.seen and (len(people[room]) > old[room] or missed and not old[room])}
+        if seen or now - record.looked_at > 1.0:
+            record = dataclasses.replace(record.with_rooms(seen), looked_at=now)
+            self.store.save(record)
+        return record, frozenset(room for room, count in old.items() if not count)
 
     def targets(self, rooms: t.Mapping[str, str | None], snapshot: Snapshot, reports: Reports) -> dict[str, str]:
         """Where each room goes; every reason against it comes up here, before anything changes."""
@@ -183,6 +223,8 @@ class Mover:
                 raise FleetError("move a room", room, f"its node {frm} is dead or stale", "Use openrtc.livekit.recover for the rooms of a dead node", code="node_dead", room=room)
             if to == frm:
                 raise FleetError("move a room", room, f"it is on {to} already", "Name another node, or none to let the emptiest take it", code="same_node", room=room)
+            if not sizes[room]:  # its copy on the old node would close minutes from now, and erase the room wherever it is by then
+                raise FleetError("move a room", room, "nobody is in it", "Move it when somebody is: only sessions move; or drain its node", code="room_empty", room=room)
             takers = [r for r in among if r.node_id != frm and to in (None, r.node_id)]
             if to is not None and not takers:
                 raise FleetError("move a room", room, f"node {to} does not serve", f"Nodes that do: {', '.join(r.node_id for r in among) or 'none'}", code="node_unknown",
@@ -209,6 +251,8 @@ class Mover:
         if step.kind == "drain" and place:
             self._check_balancers(view.reports, view.now)
             self._order(place, "drain", node_id)
+            # Its agent check says so too, but only at its next turn: until then callers would be sent back to where they were cut.
+            self._tell_balancers(view.reports, "avoid", {"servers": [server_name(place.host, place.slot.slot)]})
         elif step.kind == "move":
             record = record or self._record(node_id, "evacuate", view.reports, reason)
             homes = {room: view.snapshot.room_node_map.get(room, node_id) for room in step.rooms}
@@ -216,9 +260,18 @@ class Mover:
         elif step.kind == "cut" and record:
             self._cut(record, view.reports)
         elif step.kind == "fence" and place:
+            # Signalling of rooms elsewhere that only passes through it: cut while it can say goodbye, such a client resumes at once, else after 3 s.
+            cut = self._tell_balancers(view.reports, "cut", {"rooms": None, "servers": [server_name(place.host, place.slot.slot)]})
+            if any(isinstance(a, dict) and a.get("cut") for a in cut):
+                time.sleep(PASSING)
             self._order(place, "fence", node_id)
         elif step.kind == "tidy":
             self._tidy(node_id, record)
+
+    def _tell_balancers(self, reports: Reports, what: str, args: dict[str, t.Any]) -> list[dict[str, t.Any] | FleetError]:
+        """Have every HAProxy do something. A failure is left to the checks: the fence works without them, only less gently."""
+        proxies = [h for h in reports.balancers(self.registry.now()) if h.balancer.startswith("haproxy")]
+        return self.orders.try_all([Order(h.host, what, args) for h in proxies], timeout=3.0)
 
     def _order(self, place: Place, what: str, node_id: str) -> None:
         """Drain or fence, and wait until the host's report shows it."""
@@ -239,7 +292,7 @@ class Mover:
         self.store.purge(node_id)
         if record is None:
             return
-        self._restore(record, self._back(record))
+        self._restore(record, record.rooms)
         absent = self.store.forget_absent(record)
         if absent:
             self.journal.note("forget", "never came back", node=node_id, participants=absent)
@@ -253,9 +306,7 @@ class Mover:
     def _remap(self, record: Record, rooms: t.Mapping[str, tuple[str, str]]) -> Record:
         """rooms: {room: (from, to)}."""
         people, details, now = self.registry.participants_of(rooms), self.registry.room_details(rooms), self.registry.now()
-        return self.store.remap(record, {
-            room: Moved(frm, to, now, sids={p.identity: p.sid for p in people[room]}, departure=float(details[room].departure_timeout if room in details else 20))
-            for room, (frm, to) in rooms.items()})
+        return self.store.remap(record, {room: Moved.of(frm, to, now, people[room], details.get(room)) for room, (frm, to) in rooms.items()})
 
     def _cut(self, record: Record, reports: Reports) -> Record:
         """Cut the signalling of the record's uncut rooms. What a balancer says to it is noted, and does not stop the move: the fence follows."""
@@ -267,30 +318,46 @@ class Mover:
         orders = [Order(h.host, "cut", {"rooms": rooms}) for h in proxies] or [Order(h.host, "cut_sockets", {}) for h in reports.hosts.values() if h.slots]
         answers = self.orders.try_all(orders, timeout=3.0)
         self.journal.note("cut", "", rooms=rooms, answers={order.host: a.failure["got"] if isinstance(a, FleetError) else a for order, a in zip(orders, answers)})
+        now = self.registry.now()
         record = dataclasses.replace(record, blind=record.blind or all(isinstance(a, FleetError) for a in answers),
-                                     rooms={room: dataclasses.replace(m, cut=True) for room, m in record.rooms.items()})
+                                     rooms={room: m if m.cut else dataclasses.replace(m, cut=True, at=now) for room, m in record.rooms.items()})
         self.store.save(record)
         return record
 
+    def _cut_or_undo(self, record: Record, reports: Reports) -> Record:
+        """Single rooms have no fence to follow: where nothing could be cut everybody is still on the old node, so the rooms go back to it."""
+        record = self._cut(record, reports)
+        if record.kind == "rooms" and record.blind:
+            self._remap(record, {room: (m.to, m.frm) for room, m in record.rooms.items()})
+            self.store.close(record)
+            raise FleetError("cut the signalling of rooms", ", ".join(record.rooms), "no balancer and no media host could do it, so the rooms stay where they are",
+                             "See journalctl -u livekit-executor on these hosts, then run again", code="cut_failed")
+        return record
+
     def _settle(self, record: Record) -> None:
-        end = time.monotonic() + FENCE_AFTER
-        while time.monotonic() < end and len(self._back(record)) < len(record.rooms):
+        end, back = time.monotonic() + FENCE_AFTER, frozenset[str]()
+        while time.monotonic() < end and len(back) < len(record.rooms):
             self.lock.renew()
+            record, back = self._returned(record)
             time.sleep(POLL)
 
-    def _guard_once(self, record: Record) -> bool:
+    def _guard_once(self, number: str) -> bool:
         """One look at the rooms of a record whose old node lives on, or died; False once nothing can happen to them any more."""
-        self._restore(record, self._back(record))
+        record = self.store.records().get(number)
+        if record is None:
+            return False
+        record, dummy = self._returned(record)
+        self._restore(record, record.rooms)
         if self.registry.now() < max((m.at + m.departure for m in record.rooms.values()), default=0.0) + GUARD_SECONDS:
             return True
         self.store.forget_absent(record)
         self.store.close(record)
         return False
 
-    def _fence_dead(self, node_id: str, reports: Reports) -> bool:
+    def _fence_dead(self, node_id: str, reports: Reports, now: float) -> bool:
         """See to it that a node taken for dead is. False where its host cannot be reached: then a tombstone waits for it."""
         place = reports.place_of(node_id)
-        if place is None:
-            return True  # its host reports that slot without it: the process is gone
+        if place is None:  # the process is gone, if all hosts can say what they run
+            return all(h.fresh(now) and not any(s.pid and s.node_id is None for s in h.slots) for h in reports.hosts.values() if h.slots)
         (answer,) = self.orders.try_all([Order(place.host, "fence", {"slot": place.slot.slot, "node_id": node_id})], timeout=0.5)
         return not isinstance(answer, FleetError)

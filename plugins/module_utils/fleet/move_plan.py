@@ -24,17 +24,20 @@ from .placement import Limits, Receiver, receivers, spread
 
 if t.TYPE_CHECKING:
     from .registry import Snapshot
+    from .registry_messages import Participant, Room
     from .reports import Place, Reports
 
 FENCE_AFTER = 10.0  # seconds after the last cut: who is not back by then will not come
 WAVE_SECONDS = 2.0  # a wave whose callers are not back after this time does not hold up the next one
 WAVE_PER_CPU = 6  # participants who reconnect at once, per CPU of the receivers: each costs a DTLS handshake
-GUARD_SECONDS = 15.0  # beyond a room's departure timeout, for which a copy on a living node may still erase it
+# Beyond a room's departure timeout, for which a copy on a living node may still erase it: somebody whose network went away at the move counts as
+# present there until ICE has failed (15 s) and the session is cleaned up (5 s).
+GUARD_SECONDS = 25.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Moved:
-    """A room of a record: from which node to which, when (Redis' clock), whether its signalling was cut, and who was in it."""
+    """A room of a record: from which node to which, when (Redis' clock, anew at the cut), whether its signalling was cut, and who was in it."""
 
     frm: str
     to: str
@@ -42,6 +45,16 @@ class Moved:
     cut: bool = False
     sids: t.Mapping[str, str] = dataclasses.field(default_factory=dict)  # {identity: participant sid} before the move
     departure: float = 20.0  # the room's departure timeout, seconds
+    seen: bool = False  # somebody with a new session was in it since, or may have been: it lives on its new node
+    empty_timeout: int = 0  # the room's empty timeout is raised to this, seconds; 0 leaves it
+
+    @classmethod
+    def of(cls, frm: str, to: str, now: float, people: t.Sequence[Participant], room: Room | None) -> Moved:
+        """The first who comes back to a new node opens the room there with its old age, and is sent away to rejoin. For that moment it is empty, and
+        LiveKit closes and erases an empty room that is older than its empty timeout (roommanager.go: CloseIfEmpty). So that is raised."""
+        patience = int(now - room.created_at) + 60 if room else 0
+        return cls(frm, to, now, sids={p.identity: p.sid for p in people}, departure=float(room.departure_timeout if room else 0) or 20.0,
+                   empty_timeout=patience if room and patience > room.empty_timeout else 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +69,7 @@ class Record:
     host: str = ""
     slot: int = 0
     reason: str = ""
+    looked_at: float = 0.0  # when a mover saw last who was in the rooms, to a second
     blind: bool = False  # signalling could not be cut, so only the fence makes callers move
     rooms: t.Mapping[str, Moved] = dataclasses.field(default_factory=dict)
 
@@ -187,6 +201,8 @@ def _after(node_id: str, view: View) -> Step:
         raise FleetError("find the node's host", node_id, "the registry knows the node, no executor reports it",
                          "Run openrtc.livekit.deploy so that every media host has an executor, or wait a few seconds if it has just started",
                          code="node_unplaced", node_id=node_id)
+    if view.record and _unnamed(view.record, view):
+        return Step("freeze", f"something runs in slot {view.record.slot} of {view.record.host} and does not say yet which node it is")
     if here:
         among = receivers(view.snapshot, view.reports, leaving=(node_id,))
         return Step("move", "left behind by a node that is gone", spread(here, among, Limits(0, 0)))
@@ -195,6 +211,12 @@ def _after(node_id: str, view: View) -> Step:
     if view.record or node is not None:
         return Step("tidy", "the process is gone")
     return Step("gone", "the node is gone")
+
+
+def _unnamed(record: Record, view: View) -> bool:
+    """Whether the node may still be there: its slot runs, without a name."""
+    home = view.reports.hosts.get(record.host)
+    return home is not None and any(s.slot == record.slot and not s.free and s.node_id is None for s in home.slots)
 
 
 def first_wave(sizes: t.Mapping[str, int], targets: t.Mapping[str, str], among: t.Sequence[Receiver]) -> list[str]:

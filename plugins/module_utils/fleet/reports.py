@@ -50,6 +50,14 @@ class HostReport:
                    ports={int(slot): int(port) for slot, port in (values.get("ports") or {}).items()})
 
 
+def _readable(raw: bytes) -> HostReport | None:
+    """A report that cannot be read is as good as none: its host then counts as silent, and the others go on."""
+    try:
+        return HostReport.parse(as_text(raw))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
 @dataclasses.dataclass(frozen=True)
 class Place:
     """Where a node runs, as its host reported it."""
@@ -79,7 +87,7 @@ class Reports:
     @classmethod
     def read(cls, registry: Registry) -> Reports:
         (found,) = registry.ask("read the reports of the hosts", ("HGETALL", HOSTS))
-        return cls(HostReport.parse(as_text(raw)) for raw in found.values())
+        return cls(report for report in map(_readable, found.values()) if report)
 
     def place_of(self, node_id: str) -> Place | None:
         """Where the node runs; of several hosts that claim it (never seen) the latest."""

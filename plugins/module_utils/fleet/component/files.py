@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import shlex
 import shutil
@@ -74,7 +75,7 @@ class Files:
             raise Failure(f"{path} is a directory, not a file") from None
         if item["state"] == "absent":
             return self._remove(item, item["dest"], old)
-        new = (content(item) or "").encode("utf-8")
+        new = content(item) or b""
         if old is not None and (old == new or not item["force"]):
             attributes(self.run, "file", path, item)
             return False
@@ -148,15 +149,20 @@ class Files:
     def _difference(self, item: dict[str, t.Any], path: str, old: bytes | None, new: bytes | None) -> None:
         if item["secret"]:
             return
-        self.run.diffs.append({
-            "before_header": path, "after_header": path,
-            "before": "" if old is None else old.decode("utf-8", "replace"), "after": "" if new is None else new.decode("utf-8", "replace"),
-        })
+        before, after = (_shown(item, data) for data in (old, new))
+        self.run.diffs.append({"before_header": path, "after_header": path, "before": before, "after": after})
 
     def _rollback(self) -> None:
         for step in reversed(self.undo):
             with contextlib.suppress(OSError):
                 step()
+
+
+def _shown(item: dict[str, t.Any], data: bytes | None) -> str:
+    """A content as the diff shows it."""
+    if data is None:
+        return ""
+    return data.decode("utf-8", "replace") if item["encoding"] == "text" else f"(binary) {hashlib.sha256(data).hexdigest()[:12]}\n"
 
 
 def _put_back(path: str, data: bytes, st: os.stat_result) -> None:

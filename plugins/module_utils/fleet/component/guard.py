@@ -7,6 +7,7 @@ Note that this module util is PRIVATE to the collection.
 """
 from __future__ import annotations
 
+import base64
 import fnmatch
 import os
 import re
@@ -33,8 +34,14 @@ def triggered(files: t.Iterable[dict[str, t.Any]]) -> list[str]:
     return sorted({unit_name(u) for item in files for u in [*item["reload"], *item["restart"]]})
 
 
-def content(item: dict[str, t.Any]) -> str | None:
-    return item["secret_content"] if item["secret_content"] is not None else item["content"]
+def content(item: dict[str, t.Any]) -> bytes | None:
+    text = item["secret_content"] if item["secret_content"] is not None else item["content"]
+    if text is None or item["encoding"] == "text":
+        return text if text is None else str(text).encode("utf-8")
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as exc:
+        raise Failure(f"{item['dest']}: the content is not base64: {exc}") from None
 
 
 def octal(mode: str) -> int:
@@ -66,8 +73,9 @@ def refuse(p: dict[str, t.Any]) -> None:
 
 
 def _file(item: dict[str, t.Any]) -> None:
-    if item["src"] is not None:
-        raise Failure(f"{item['dest']}: 'src' is resolved on the control machine; call the module as a task, not directly")
+    for option in ("src", "tree"):
+        if item[option] is not None:
+            raise Failure(f"{item['dest']}: '{option}' is resolved on the control machine; call the module as a task, not directly")
     if item["state"] == "present" and content(item) is None:
         raise Failure(f"{item['dest']}: no content given")
     if item["validate"] and "%s" not in item["validate"]:

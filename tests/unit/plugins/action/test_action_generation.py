@@ -4,6 +4,9 @@
 """Action generation against a scripted host: which modules it calls, in which order, and what it leaves alone."""
 from __future__ import annotations
 
+import json
+import os
+import signal
 import types
 
 import pytest
@@ -25,11 +28,23 @@ class Host:
         self.slots = {n: {"slot": n, "state": "inactive", "label": "free", "version": None, "generation": None, "gate": None, "enabled": False,
                           "intact": True, "exposed": [], "config": ""} for n in (1, 2)}
         self.vcpus, self.redis, self.fail_at, self.steps, self.files = vcpus, redis or {"clock_offset": 0.01}, fail_at, [], {}
+        self.locks, self.held_by, self.clock, self.models, self.when_locked = [], None, 1000.0, {}, lambda: None
+
+    def lock(self, state="held", owner="", name="", **options):
+        if self.held_by:
+            return {"failed": True, "msg": "no", "failure": {"code": "locked", "tried": "take the lock", "on": name, "got": f"{self.held_by} holds it", "fix": "wait"}}
+        self.locks.append(f"{state} {name}")
+        self.when_locked()
+        return {"changed": True, "token": 7}
 
     def execute(self, module_name, module_args, task_vars):
         if module_name.endswith("slot_info"):
-            rows = [{**row, "ports": Layout().ports(n).as_dict(), "node_id": f"ND_{n}"} for n, row in self.slots.items()]
+            full = module_args.get("model") == "full"
+            rows = [{**row, "ports": Layout().ports(n).as_dict(), "node_id": f"ND_{n}", **({"model": self.models.get(n, {})} if full else {})}
+                    for n, row in self.slots.items()]
             return {"slots": rows, "vcpus": self.vcpus, "redis": self.redis}
+        if module_name.endswith("lock"):
+            return self.lock(**module_args)
         if module_name.endswith("release"):
             self.steps.append(("release", module_args["version"]))
             return {"changed": False} if self.fail_at != "release" else {"failed": True, "msg": "404"}
@@ -43,9 +58,13 @@ class Host:
                 return {"failed": True, "msg": "no", "failure": {"code": "gate_http", "tried": "bring up", "on": f"slot {n}", "got": "406", "fix": "look"}}
             if state == "started":
                 self.files = module_args["files"]
-                self.slots[n].update(state="active", label="gating", version=module_args["version"], generation=module_args["generation"])
+                made = json.loads(self.files["model.json"])
+                self.models[n] = made["model"]
+                self.slots[n].update(state="active", label="gating", version=module_args["version"], generation=module_args["generation"], gate=None,
+                                     served_at=made["served_at"], rolled_back=made["rolled_back"])
             elif state == "serving":
-                self.slots[n].update(label="serving", gate=module_args["generation"], enabled=True)
+                self.clock += 1000
+                self.slots[n].update(label="serving", gate=module_args["generation"], enabled=True, served_at=self.clock)
             else:
                 self.slots[n].update(state="deactivating" if state == "draining" else "inactive", label="draining", enabled=False)
         return {"changed": True}
@@ -63,7 +82,8 @@ def run(monkeypatch):
         args = {k: v.get("default") for k, v in action.ARGUMENT_SPEC.items()}
         args.update(model=MODEL, balancer_pages=["http://192.0.2.9:8404/;csv"])
         args.update(options)
-        plugin = types.SimpleNamespace(_task=types.SimpleNamespace(check_mode=check), _execute_module=host.execute)
+        plugin = types.SimpleNamespace(_task=types.SimpleNamespace(check_mode=check), _execute_module=host.execute,
+                                       _play_context=types.SimpleNamespace(no_log=False))
         return action.Change(plugin, args, {"inventory_hostname": "sfu1"}).run()
     return call
 
@@ -82,7 +102,7 @@ def test_first_run_starts_gates_and_serves(run):
     host = Host()
     result = run(host)
     assert host.steps == [("release", "1.13.5"), ("started", 1), ("serving", 1)] and result["changed"] and result["slot"] == 1
-    assert set(host.files) == {"config.yaml", "keys.yaml"} and SECRET in host.files["keys.yaml"] and SECRET not in host.files["config.yaml"]
+    assert set(host.files) == {"config.yaml", "keys.yaml", "model.json"} and SECRET in host.files["keys.yaml"] and SECRET not in host.files["config.yaml"]
     assert [step["step"] for step in result["timeline"]] == ["started", "call passed", "serving", "balancer takes it"]
 
 
@@ -276,3 +296,156 @@ def test_other_ports_under_running_nodes_are_refused_before_anything_changes(run
     with pytest.raises(FleetError, match="livekit_layout") as caught:
         run(host, layout={"signal": 8880})
     assert caught.value.failure["code"] == "layout_changed" and host.steps == []
+
+
+# --- one operator at a time
+
+def test_the_host_is_locked_while_it_changes_and_not_otherwise(run):
+    host = Host()
+    run(host)
+    assert host.locks == ["held host:sfu1", "released host:sfu1"]
+    run(host)
+    run(host, check=True, model={**MODEL, "livekit_log_level": "debug"})
+    assert len(host.locks) == 2
+
+
+def test_a_second_operator_is_told_who_works_here_and_changes_nothing(run):
+    host = Host()
+    host.held_by = "anna@desk pid 1"
+    with pytest.raises(FleetError, match="anna@desk pid 1 holds it") as caught:
+        run(host)
+    assert caught.value.failure["code"] == "locked" and host.steps == []
+
+
+def test_the_lock_is_given_back_when_a_gate_fails(run, monkeypatch):
+    host = Host()
+    monkeypatch.setattr(probe, "run_in_child", failed_call)
+    with pytest.raises(FleetError):
+        run(host)
+    assert host.locks[-1] == "released host:sfu1"
+
+
+def test_what_somebody_else_changed_before_the_lock_was_ours_is_not_changed_again(run):
+    host = Host()
+    name = run(host, check=True)["generation"]
+    host.when_locked = lambda: host.slots[1].update(state="active", label="serving", version="1.13.5", generation=name, gate=name, enabled=True)
+    assert not run(host)["changed"] and host.steps == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_lock_is_given_back_when_the_run_is_interrupted(run, monkeypatch, number):
+    host = Host()
+    monkeypatch.setattr(probe, "run_in_child", lambda requests, timeout: os.kill(os.getpid(), number))
+    with pytest.raises(KeyboardInterrupt):
+        run(host)
+    assert host.locks[-1] == "released host:sfu1" and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_without_redis_there_is_no_lock(run):
+    host = Host()
+    run(host, model={**MODEL, "livekit_redis": {}})
+    assert host.steps and not host.locks
+
+
+# --- going back
+
+def test_the_nodes_that_drain_are_named(run):
+    host = Host()
+    assert run(host, model=upgraded(host, run))["drained_nodes"] == [{"node_id": "ND_1", "slot": 1}]
+
+
+def test_rollback_starts_the_previous_generation_beside_and_gates_it(run):
+    host = Host()
+    first = run(host)["generation"]
+    run(host, model=upgraded(host, run))
+    host.slots[1].update(state="inactive", label="free")
+    host.steps.clear()
+    result = run(host, model={**MODEL, "livekit_version": "1.13.4"}, source="previous")
+    assert host.steps == [("release", "1.13.5"), ("started", 1), ("serving", 1), ("draining", 2)] and result["generation"] == first
+    assert host.slots[1]["rolled_back"] and "back from" in result["reason"] and SECRET not in str(result)
+    host.slots[2].update(state="inactive", label="free")
+    host.steps.clear()
+    assert not run(host, source="previous")["changed"] and host.steps == []
+    assert not run(host)["changed"], "what was rolled back to is what the old variables say"
+
+
+def three_slots(host):
+    host.slots[3] = {**Host().slots[1], "slot": 3}
+
+
+def test_rollback_while_the_previous_node_still_drains_starts_a_fresh_one(run):
+    host = Host()
+    three_slots(host)
+    run(host, model=upgraded(host, run))
+    result = run(host, source="previous")
+    assert host.steps[-3:] == [("started", 3), ("serving", 3), ("draining", 2)] and "cannot be called back" in result["reason"]
+    assert host.slots[1]["state"] == "deactivating"
+
+
+@pytest.mark.parametrize("at", ["started", "serving", "draining"])
+def test_a_rollback_that_failed_is_finished_by_the_next(run, at):
+    host = Host()
+    model = upgraded(host, run)
+    run(host, model=model)
+    host.slots[1].update(state="inactive", label="free")
+    host.fail_at = at
+    with pytest.raises(FleetError):
+        run(host, model=model, source="previous")
+    host.fail_at = None
+    if at == "started":
+        host.slots[1].update(gate=None)
+    run(host, model=model, source="previous")
+    assert (host.slots[1]["label"], host.slots[1]["version"], host.slots[2]["state"]) == ("serving", "1.13.5", "deactivating")
+
+
+@pytest.mark.parametrize("source", ["previous", "last"])
+def test_an_earlier_generation_that_is_not_there_is_refused(run, source):
+    host = Host()
+    if source == "previous":
+        run(host)
+    host.steps.clear()
+    with pytest.raises(FleetError) as caught:
+        run(host, source=source)
+    assert caught.value.failure["code"] == "no_previous_generation" and host.steps == []
+
+
+def test_a_host_that_the_change_did_not_reach_stays(run):
+    host = Host()
+    model = upgraded(host, run)
+    def digests(version):
+        return action.rollback.digests({**MODEL, "livekit_version": version})
+    fleet = {"sfu1": [{**host.slots[1], "model": digests("1.13.5")}],
+             "sfu0": [{**host.slots[1], "model": digests("1.13.5"), "generation": "x", "state": "inactive", "served_at": 1.0},
+                      {**host.slots[1], "slot": 2, "model": digests("1.13.4"), "generation": "y", "served_at": 9999.0}]}
+    result = run(host, source="previous", fleet=fleet, model=model)
+    assert not result["changed"] and host.steps == [] and "did not reach" in result["reason"]
+
+
+def test_a_previous_generation_whose_variables_were_not_kept_is_refused(run):
+    host = Host()
+    model = upgraded(host, run)
+    run(host, model=model)
+    host.models[1] = {}
+    host.steps.clear()
+    with pytest.raises(FleetError, match="kept the variables") as caught:
+        run(host, model=model, source="previous")
+    assert caught.value.failure["code"] == "no_previous_generation" and host.steps == []
+
+
+@pytest.mark.parametrize("state, word", [("deactivating", "drains and cannot be called back"), ("inactive", "has ended")])
+def test_a_drained_host_gets_a_fresh_node_of_the_same_generation(run, state, word):
+    host = Host()
+    three_slots(host)
+    run(host, model=upgraded(host, run))
+    host.slots[2].update(state=state, enabled=False)
+    host.steps.clear()
+    result = run(host, source="last")
+    assert result["generation"] == host.slots[2]["generation"] and word in result["reason"]
+    assert [s for s, n in host.steps] == ["release", "started", "serving"]
+
+
+def test_a_host_that_serves_needs_no_fresh_node(run):
+    host = Host()
+    run(host)
+    host.steps.clear()
+    assert not run(host, source="last", model={**MODEL, "livekit_version": "1.13.4"})["changed"] and host.steps == []

@@ -4,6 +4,7 @@
 """component: real files in a temporary root, the module run as a whole; only systemctl is a stand-in that keeps its state in a file."""
 from __future__ import annotations
 
+import base64
 import json
 import os
 import stat
@@ -260,6 +261,18 @@ def test_owner_that_does_not_exist_is_an_error(host):
     assert not [n for n in os.listdir(host.root) if n.startswith(".a")]
 
 
+def test_a_binary_file_lands_as_it_is_and_is_not_shown(host):
+    data = b"PK\x03\x04\xff\x00\n"
+    item = {"dest": host.path("a.zip"), "content": base64.b64encode(data).decode(), "encoding": "base64", "restart": ["thing"]}
+    host.unit("thing.service", ActiveState="active", UnitFileState="enabled", ActiveEnterTimestampMonotonic="1", NeedDaemonReload="no")
+    units = [{"name": "thing", "enabled": True, "state": "started"}]
+    result = host.run(files=[item], units=units)
+    assert (host.root / "a.zip").read_bytes() == data and result["restarted"] == ["thing.service"]
+    shown = next(d for d in result["diff"] if d["after_header"] == host.path("a.zip"))
+    assert shown["before"] == "" and shown["after"].startswith("(binary) ") and item["content"] not in json.dumps(result)
+    assert not host.run(files=[item], units=units)["changed"]
+
+
 def test_gate_that_nobody_answers_fails(host):
     result = host.run(gates=[{"path": host.path("no.sock"), "timeout": 0.2}])
     assert result["failed"] and "did not pass its gate" in result["msg"]
@@ -270,6 +283,8 @@ def test_gate_that_nobody_answers_fails(host):
     ({"content": "x", "validate": "true"}, "%s"),
     ({}, "no content"),
     ({"content": "x", "dest": "relative"}, "absolute"),
+    ({"content": "x", "encoding": "base64"}, "not base64"),
+    ({"tree": "/x"}, "control machine"),
 ])
 def test_bad_input(host, bad, says):
     result = host.run(files=[{"dest": host.path("a"), **bad}])

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+# Copyright: openrtc.livekit contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every operation of the collection on one cluster, one after the other, while the same calls go on.
+
+    lab/operations.py --lab operations --endpoint FILE --out build/x [--calls 8] -- -i inventories/cluster -i ... -e ...
+
+What follows -- goes to ansible-playbook. Exit status 0: every call came up, none was dropped, each heard the other side to the
+end, and no operation but the crash cost more silence than a move may. report.json and report.html go into --out.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import secrets
+import sys
+import typing as t
+
+from under_calls import Change, Phases, under_calls
+
+MOVE_SILENCE = 5.0  # seconds; generous, as hosts, clients and Ansible share a machine here. Benches have the figures
+CRASH_SILENCE = 8.0  # stock LiveKit needs 11
+CRASH = ("systemctl kill --signal=SIGKILL --kill-who=main "
+         "\"$(systemctl list-units --state=active --plain --no-legend 'livekit-server@*' | cut -d' ' -f1)\"; sleep 15")
+
+
+def operations(lab: str, options: t.Sequence[str], keys: pathlib.Path, old: str, new: str) -> list[Change]:
+    """keys: an inventory in which both keys stand."""
+    def playbook(verb: str, *more: str) -> list[str]:
+        return ["ansible-playbook", f"openrtc.livekit.{verb}", *options, *more]
+
+    version = ["-e", "livekit_version=1.13.5"]
+    return [
+        ("drain sfu1, its calls move at once", playbook("drain", "--limit", "sfu1", "-e", "livekit_drain_policy=now"), True),
+        ("undo the drain: a fresh node on sfu1", playbook("undo_drain", "--limit", "sfu1"), True),
+        ("move every room of sfu2", playbook("move", "-e", "livekit_move_from=sfu2"), True),
+        ("rebalance", playbook("rebalance"), True),
+        ("upgrade, calls move at once", playbook("upgrade", *version, "-e", "livekit_upgrade_policy=now"), True),
+        ("rollback, calls move at once", playbook("rollback", "-e", "livekit_upgrade_policy=now"), True),
+        ("crash: SIGKILL on sfu3", ["docker", "exec", f"openrtc-{lab}-sfu3", "sh", "-c", CRASH], True),
+        ("recover: nothing is left of it", playbook("recover"), True),
+        ("a new API key beside the old one", playbook("rotate_keys", "-i", str(keys), "-e", f"livekit_rotate_add={new}", "-e", "livekit_upgrade_policy=now"), True),
+        ("the old API key goes", playbook("rotate_keys", "-i", str(keys), "-e", f"livekit_rotate_remove={old}"), True),
+    ]
+
+
+def two_keys(directory: pathlib.Path, endpoint: t.Mapping[str, t.Any], new: str) -> pathlib.Path:
+    """An inventory that says nothing but the cluster's key and a new one after it; for its owner's eyes only."""
+    path = directory / "group_vars" / "all.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as out:
+        json.dump({"livekit_keys": {endpoint["api_key"]: endpoint["api_secret"], new: secrets.token_hex(16)}}, out)
+    (directory / "hosts.json").write_text('{"all": {}}')
+    return directory
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lab", required=True)
+    parser.add_argument("--endpoint", required=True, type=pathlib.Path)
+    parser.add_argument("--out", required=True, type=pathlib.Path)
+    parser.add_argument("--calls", type=int, default=8)
+    parser.add_argument("--new-key", default="APIrotated")
+    parser.add_argument("--only", nargs="+", metavar="WORD", help="operations whose titles have one of these words")
+    parser.add_argument("options", nargs="+")
+    args = parser.parse_args()
+    endpoint = json.loads(args.endpoint.read_text())
+    keys = two_keys(args.out / "keys", endpoint, args.new_key)
+    plan = operations(args.lab, args.options, keys, endpoint["api_key"], args.new_key)
+    plan = [step for step in plan if not args.only or any(word in step[0] for word in args.only)]
+    good = under_calls(Phases(), endpoint, args.out, plan, args.calls)
+    for phase in json.loads((args.out / "report.json").read_text())["phases"]:
+        limit = CRASH_SILENCE if phase["name"].startswith("crash") else MOVE_SILENCE
+        if phase["worst_gap"] > limit:
+            print(f"{phase['name']}: a silence of {phase['worst_gap']:.2f} s, more than {limit:g} s", file=sys.stderr)
+            good = False
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+# Copyright: openrtc.livekit contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The executor: the hands of the fleet on one host. It reports the host into the registry every second and carries out orders.
+
+    PYTHONPATH=/usr/local/lib/livekit/fleet.zip python3 -m fleet.executor --config /etc/livekit/executor.json
+
+It decides one thing by itself: a node that was given up while this host was cut off (`openrtc:dead`) is killed as soon as the
+registry is in reach again, because its rooms live elsewhere by now. It may be stopped and started at any time; no node notices.
+
+Note that this module util is PRIVATE to the collection.
+"""
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import typing as t
+
+from .balancers.haproxy_runtime import Runtime
+from .errors import FleetError
+from .executor_hands import ORDERS, Hands
+from .executor_orders import Listener, Log
+from .executor_watch import TICK, Memory, Units, Watch, patterns
+from .host import SlotHost
+from .move_store import DEAD
+from .orders import CHANNEL
+from .registry import Registry
+from .reports import HOSTS
+from .slots import Layout
+
+__all__ = ["ORDERS", "Executor", "Settings"]
+
+BEAT = 1.0  # seconds
+BLIND = 4.0  # a host that could not be looked at for so long is not reported: old news must not look fresh
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The file executor.json."""
+
+    host: str
+    address: str
+    redis: t.Mapping[str, t.Any] = dataclasses.field(repr=False)
+    layout: t.Mapping[str, t.Any] | None = None  # None: no media host
+    config_dir: str = "/etc/livekit/slots"
+    state_dir: str = "/var/lib/livekit/slots"
+    opt_dir: str = "/opt/livekit"
+    balancer: str = ""  # haproxy-http, haproxy-tcp, nginx or ""
+    socket: str = "/run/haproxy/admin.sock"
+    neighbours: t.Sequence[t.Mapping[str, str]] = ()
+    memory: str = "/run/livekit-executor/nodes.json"
+
+    @classmethod
+    def read(cls, path: str) -> Settings:
+        try:
+            with open(path, encoding="utf-8") as handle:
+                return cls(**json.load(handle))
+        except (OSError, TypeError, ValueError) as exc:
+            raise FleetError("read the settings", path, exc, "Run openrtc.livekit.deploy", code="executor_settings") from exc
+
+
+def log(event: str, **fields: t.Any) -> None:
+    """One JSON line to the journal."""
+    sys.stdout.write(json.dumps({"at": round(time.time(), 3), "event": event, **fields}, default=str, separators=(",", ":")) + "\n")
+    sys.stdout.flush()
+
+
+def run_command(command: list[str]) -> tuple[int, str, str]:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=15, check=False, stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"})
+        return done.returncode, done.stdout, done.stderr
+    except FileNotFoundError as exc:
+        return 127, "", str(exc)
+    except subprocess.TimeoutExpired:
+        return 124, "", f"{command[0]} did not end in 15 s"
+
+
+def tell_systemd(word: str) -> None:
+    """Type=notify: a start that cannot read its settings or lacks a library fails there and then."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if path:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(word.encode(), "\0" + path[1:] if path.startswith("@") else path)
+
+
+class Executor:
+    """Three threads: one looks at the host, one reports, one hears orders. run() returns when `stop` is set."""
+
+    def __init__(self, settings: Settings, run: t.Callable[[list[str]], tuple[int, str, str]] = run_command,
+                 units: t.Callable[[], t.Mapping[str, str]] | None = None, host: SlotHost | None = None, logs: Log = log) -> None:
+        self.settings, self.log = settings, logs
+        self.stop = threading.Event()
+        self.registry = Registry(settings.redis)
+        if host is None and settings.layout is not None:
+            host = SlotHost(run, Layout.from_mapping(settings.layout), settings.config_dir, settings.state_dir, settings.opt_dir, settings.address)
+        near = [row["unit"] for row in settings.neighbours]
+        names = patterns(near, host is not None)
+        self.watch = Watch(host, units or (Units(names) if names else dict), near, Memory(settings.memory))
+        proxy = Runtime(settings.socket) if settings.balancer.startswith("haproxy") else None
+        self.hands = Hands(run, host, self.watch, self._report_now, proxy, near)
+        self.listener = Listener(settings.redis, settings.host, self.hands.do, logs, self.stop)
+        self._up: bool | None = None
+        self._at = (0.0, 0.0)  # Redis' clock and this one's steady clock at the same moment
+        self._fencing: set[str] = set()
+
+    def run(self) -> None:
+        try:
+            self.watch.begin()
+        except FleetError as exc:
+            self.log("host", state="unseen", got=exc.failure["got"])
+        threads = [threading.Thread(target=work, name=name, daemon=True) for name, work in
+                   (("watch", self._watch), ("report", self._report), ("orders", self.listener.run))]
+        for thread in threads:
+            thread.start()
+        while not self.stop.wait(1.0):
+            dead = [thread.name for thread in threads if not thread.is_alive()]
+            if dead:  # systemd starts us again
+                raise FleetError("go on", self.settings.host, f"the thread {dead[0]} ended", "See the lines before this one", code="executor_thread")
+
+    # -- looking
+
+    def _watch(self) -> None:
+        said = ""
+        while not self.stop.is_set():
+            try:
+                self.watch.tick()
+                problem = ""
+            except Exception as exc:  # pylint: disable=broad-except  # systemd may be busy with itself; look again
+                problem = str(exc.failure["got"] if isinstance(exc, FleetError) else f"{type(exc).__name__}: {exc}")
+            if problem != said:
+                said = problem
+                self.log("host", state="unseen" if problem else "seen", **({"got": problem} if problem else {}))
+            self.stop.wait(TICK if not problem else 1.0)
+
+    # -- reporting
+
+    def _report(self) -> None:
+        pause = 0.1
+        while not self.stop.is_set():
+            begun = time.monotonic()
+            self.watch.changed.clear()
+            try:
+                if time.monotonic() - self.watch.seen_at < BLIND:
+                    self.beat()
+                    self._note_redis(True)
+                pause = 0.1
+            except Exception as exc:  # pylint: disable=broad-except  # nothing may end this: the registry comes back
+                self._note_redis(False, str(exc.failure["got"] if isinstance(exc, FleetError) else f"{type(exc).__name__}: {exc}"))
+                self.registry.close()
+                self.stop.wait(pause)
+                pause = min(1.0, pause * 2)
+                continue
+            self.stop.wait(0.05)  # changes come in bunches
+            self.watch.changed.wait(max(0.0, BEAT - (time.monotonic() - begun)))
+
+    def beat(self) -> None:
+        """Write the report, see whether orders would be heard, and whether one of our nodes was given up."""
+        now = self.registry.now()
+        self._at = (now, time.monotonic())
+        report = self.watch.report(self.settings.host, self.settings.address, self.settings.balancer, now)
+        nodes = [slot for slot in report.slots if slot.node_id]
+        asked: list[tuple[t.Any, ...]] = [("HSET", HOSTS, self.settings.host, report.as_json()), ("PUBLISH", CHANNEL + self.settings.host, "")]
+        asked += [("HMGET", DEAD, *[slot.node_id for slot in nodes])] if nodes else []
+        dummy, heard, *dead = self.registry.ask("report this host", *asked)
+        if not heard:
+            self.listener.unheard()
+        for slot, word in zip(nodes, dead[0] if dead else ()):
+            if word is not None and slot.node_id not in self._fencing:
+                self._fencing.add(slot.node_id)
+                threading.Thread(target=self._fence, args=(slot.slot, slot.node_id), daemon=True).start()
+
+    def _fence(self, slot: int, node_id: str) -> None:
+        try:
+            killed = self.hands.fence(slot, node_id)["killed"]
+            self.log("fenced", slot=slot, node=node_id, reason="it was given up and its rooms went elsewhere", killed=killed)
+        except FleetError as exc:
+            self.log("fence_failed", slot=slot, node=node_id, got=exc.failure["got"])
+        finally:
+            self._fencing.discard(node_id)
+
+    def _report_now(self) -> str:
+        """The report as JSON, for whoever asked for it; the registry gets it at once."""
+        self.watch.changed.set()
+        redis, steady = self._at
+        return self.watch.report(self.settings.host, self.settings.address, self.settings.balancer, redis + time.monotonic() - steady).as_json()
+
+    def _note_redis(self, up: bool, got: str = "") -> None:
+        if up != self._up:
+            self._up = up
+            self.log("redis", state="up" if up else "down", redis=self.registry.address, **({"got": got} if got else {}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Report this host into the registry of a LiveKit cluster and carry out orders.")
+    parser.add_argument("--config", default="/etc/livekit/executor.json")
+    try:
+        executor = Executor(Settings.read(parser.parse_args().config))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda dummy, frame: executor.stop.set())
+        log("start", host=executor.settings.host)
+        tell_systemd("READY=1")
+        executor.run()
+    except FleetError as exc:
+        sys.exit(str(exc))
+
+
+if __name__ == "__main__":
+    main()
