@@ -79,6 +79,7 @@ def lines(drains: t.Sequence[t.Mapping[str, t.Any]], seconds: float) -> list[str
         held = f", held by {', '.join(sorted({who for people in d['blockers'].values() for who in people}))}" if d["blockers"] else ""
         eta = "unknown" if d["eta"] is None else age(d["eta"])
         due = "" if d["deadline"] is None else f", {d['policy']} in {age(max(0.0, d['deadline']))}"
-        out.append(f"{where} {d['state']}: {d['rooms']} rooms, {d['participants']} participants, oldest room {age(d['oldest'])}, empty by itself in {eta}{due}{held}"
-                   + (f" ({d['reason']})" if d["state"] == "freeze" else ""))
+        why = f" ({d['reason']})" if d["state"] == "freeze" else ""
+        out.append(f"{where} {d['state']}: {d['rooms']} rooms, {d['participants']} participants, oldest room {age(d['oldest'])}, "
+                   f"empty by itself in {eta}{due}{held}{why}")
     return out

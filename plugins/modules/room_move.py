@@ -11,7 +11,8 @@ version_added: 0.1.0
 description:
   - Moves rooms while people are in them, and leaves the node that they come from in service. Every client does one full reconnect, with native
     SDKs well under a second of silence; name, identifier and metadata of the room stay.
-  - Only rooms with somebody in them move. One room or several by O(rooms), all of a node by O(node_id) or O(host), or as few as it takes to even out the load by O(rebalance).
+  - Only rooms with somebody in them move. One room or several by O(rooms), all of a node by O(node_id) or O(host), or as few as it takes to even
+    out the load by O(rebalance).
   - To empty a node for good use M(openrtc.livekit.drain).
 author: openrtc.livekit contributors (@openrtc)
 extends_documentation_fragment:
@@ -141,14 +142,16 @@ def choose(p: dict[str, t.Any], mover: Mover, snapshot: Snapshot, reports: Repor
 def sources(p: dict[str, t.Any], snapshot: Snapshot, reports: Reports) -> list[str]:
     if p["node_id"]:
         if p["node_id"] not in snapshot.nodes:
-            raise FleetError("find the node", p["node_id"], "the registry knows no such node", f"It knows: {', '.join(sorted(snapshot.nodes)) or 'none'}", code="node_unknown")
+            raise FleetError("find the node", p["node_id"], "the registry knows no such node", f"It knows: {', '.join(sorted(snapshot.nodes)) or 'none'}",
+                             code="node_unknown")
         return [p["node_id"]]
     return nodes_of(p["host"], reports)
 
 
 def nodes_of(host: str, reports: Reports) -> list[str]:
     if host not in reports.hosts or not reports.hosts[host].slots:
-        raise FleetError("find the host", host, "no executor there reports any slots", f"Hosts that do: {', '.join(h for h, r in reports.hosts.items() if r.slots)}",
+        raise FleetError("find the host", host, "no executor there reports any slots",
+                         f"Hosts that do: {', '.join(h for h, r in reports.hosts.items() if r.slots)}",
                          code="host_unknown")
     return [s.node_id for s in reports.hosts[host].slots if s.running and s.node_id]
 

@@ -62,7 +62,8 @@ def seconds(text: str | float) -> float:
     found = re.fullmatch(r"((?:\d+(?:\.\d+)?[smhd])+|\d+(?:\.\d+)?)", str(text).strip().lower())
     if not found:
         past = str(text).strip().startswith("-")
-        raise FleetError("read the deadline", str(text), "it lies in the past" if past else "it is no duration", "Write it like 30m, 1h30m or 90s", code="bad_duration")
+        raise FleetError("read the deadline", str(text), "it lies in the past" if past else "it is no duration", "Write it like 30m, 1h30m or 90s",
+                         code="bad_duration")
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", found[1])
     return sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
 

@@ -56,7 +56,8 @@ class DrainRun:
     def _choose(self, hosts: t.Sequence[str], node_ids: t.Sequence[str]) -> None:
         snapshot, reports = self.registry.snapshot(), Reports.read(self.registry)
         if frozen(snapshot):
-            raise FleetError("drain nodes", ", ".join([*hosts, *node_ids]), frozen(snapshot), "Nothing is done on data that cannot be trusted; mend that, then run again",
+            raise FleetError("drain nodes", ", ".join([*hosts, *node_ids]), frozen(snapshot),
+                             "Nothing is done on data that cannot be trusted; mend that, then run again",
                              code="frozen")
         self.hosts, self.requests = list(hosts), []
         self._known_hosts(hosts, reports, snapshot.taken_at)
@@ -72,7 +73,8 @@ class DrainRun:
                                  code="node_unknown", node_id=node_id)
             host, slot = (place.host, place.slot.slot) if place else (before.host, before.slot) if before else ("", 0)
             since = before.requested_at if before and before.policy == self.policy else now
-            self.requests.append(Request(node_id, host, slot, self.policy, None if self.seconds is None else since + self.seconds, since, self.mover.lock.owner))
+            self.requests.append(Request(node_id, host, slot, self.policy, None if self.seconds is None else since + self.seconds, since,
+                                         self.mover.lock.owner))
         self._check_together(snapshot, reports)
         self.state = {r.node_id: self.drainer.look(r) for r in self.requests}
         self.changed = any(r.node_id not in asked or (asked[r.node_id].policy, asked[r.node_id].deadline) != (r.policy, r.deadline) for r in self.requests)
@@ -81,17 +83,18 @@ class DrainRun:
     def _known_hosts(hosts: t.Sequence[str], reports: Reports, now: float) -> None:
         unknown = [h for h in hosts if h not in reports.hosts or not reports.hosts[h].slots]
         if unknown:
-            raise FleetError("find the hosts", ", ".join(unknown), "no executor there reports any slots", f"Hosts that do: {', '.join(h for h, r in reports.hosts.items() if r.slots)}",
+            raise FleetError("find the hosts", ", ".join(unknown), "no executor there reports any slots",
+                             f"Hosts that do: {', '.join(h for h, r in reports.hosts.items() if r.slots)}",
                              code="host_unknown", hosts=unknown)
         silent = [h for h in hosts if not reports.hosts[h].fresh(now)]
         if silent:
             raise FleetError("see what runs on the hosts", ", ".join(silent), f"no report for {max(now - reports.hosts[h].at for h in silent):.0f} s",
-                             "See systemctl status livekit-executor on these hosts, then run again; for the calls of a host that is gone use openrtc.livekit.recover",
+                             "See systemctl status livekit-executor there, then run again; for the calls of a host that is gone use openrtc.livekit.recover",
                              code="host_silent", hosts=silent)
         unnamed = [f"{h} slot {s.slot}" for h in hosts for s in reports.hosts[h].slots if not s.free and not s.node_id]
         if unnamed:
             raise FleetError("see what runs on the hosts", ", ".join(unnamed), "a node runs there that has not said yet which one it is",
-                             "It has just started, or its metrics do not answer: run again in some seconds, else see journalctl on that host", code="node_unnamed",
+                             "It has just started, or its metrics do not answer: run again in some seconds, or see journalctl there", code="node_unnamed",
                              slots=unnamed)
 
     def _check_together(self, snapshot: t.Any, reports: Reports) -> None:
@@ -110,7 +113,7 @@ class DrainRun:
             spread(self.registry.sizes(rooms), among, self.mover.limits, host=places[0].host if len({p.host for p in places}) == 1 else None)
 
     def begin(self, poll: float = 0.0) -> bool:
-        """Neighbours first, then the requests; from here on the controller would go on without us. False where neighbours were still busy after `poll` seconds."""
+        """Neighbours first, then the requests; from here on the controller would go on without us. False where neighbours still work after `poll` s."""
         end = time.monotonic() + poll if poll else None
         for kinds in ORDER:
             units = [n["unit"] for n in self.neighbours if n["kind"] in kinds]

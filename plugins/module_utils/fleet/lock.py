@@ -63,7 +63,8 @@ class Lock:
             time.sleep(0.25)
         if not token:
             owner = str(json.loads(as_text(held)).get("owner"))
-            raise FleetError("take the lock", self.name, f"{owner} holds it", f"Wait until that run ends; if it was killed, the lock ends by itself in {left / 1000:.0f} s",
+            raise FleetError("take the lock", self.name, f"{owner} holds it",
+                             f"Wait until that run ends; if it was killed, the lock ends by itself in {left / 1000:.0f} s",
                              code="locked", owner=owner, expires_in=left / 1000)
         self.token = int(token)
         return self

@@ -112,11 +112,14 @@ class Mover:
         begin, first = time.monotonic(), len(self.journal.entries)
         snapshot, reports = self.registry.snapshot(), Reports.read(self.registry)
         if frozen(snapshot):
-            raise FleetError("recover the rooms of a node", node_id, frozen(snapshot), "Nothing is done on data that cannot be trusted", code="frozen", node_id=node_id)
+            raise FleetError("recover the rooms of a node", node_id, frozen(snapshot), "Nothing is done on data that cannot be trusted", code="frozen",
+                             node_id=node_id)
         fenced = self._fence_dead(node_id, reports, snapshot.taken_at)
         rooms = snapshot.rooms_of(node_id)
         unfinished = self.store.records().get(node_id)
-        record = dataclasses.replace(unfinished, kind="recover") if unfinished else self._record(node_id, "recover", reports, reason)
+        if unfinished:
+            self._restore(unfinished, unfinished.rooms)
+        record = dataclasses.replace(unfinished or self._record(node_id, "recover", reports, reason), kind="recover", fenced=fenced)
         if rooms:
             # No limits: crowded is better than nowhere.
             targets = spread(self.registry.sizes(rooms), receivers(snapshot, reports, leaving=(node_id,)), Limits(0, 0))
@@ -218,17 +221,21 @@ class Mover:
         for room, to in rooms.items():
             frm = snapshot.room_node_map.get(room)
             if frm is None:
-                raise FleetError("move a room", room, "no node hosts a room of that name", "Check the name: openrtc.livekit.room_info lists them", code="room_unknown", room=room)
+                raise FleetError("move a room", room, "no node hosts a room of that name", "Check the name: openrtc.livekit.room_info lists them",
+                                 code="room_unknown", room=room)
             if not snapshot.fresh(frm):
-                raise FleetError("move a room", room, f"its node {frm} is dead or stale", "Use openrtc.livekit.recover for the rooms of a dead node", code="node_dead", room=room)
+                raise FleetError("move a room", room, f"its node {frm} is dead or stale", "Use openrtc.livekit.recover for the rooms of a dead node",
+                                 code="node_dead", room=room)
             if to == frm:
-                raise FleetError("move a room", room, f"it is on {to} already", "Name another node, or none to let the emptiest take it", code="same_node", room=room)
+                raise FleetError("move a room", room, f"it is on {to} already", "Name another node, or none to let the emptiest take it", code="same_node",
+                                 room=room)
             if not sizes[room]:  # its copy on the old node would close minutes from now, and erase the room wherever it is by then
-                raise FleetError("move a room", room, "nobody is in it", "Move it when somebody is: only sessions move; or drain its node", code="room_empty", room=room)
+                raise FleetError("move a room", room, "nobody is in it", "Move it when somebody is: only sessions move; or drain its node", code="room_empty",
+                                 room=room)
             takers = [r for r in among if r.node_id != frm and to in (None, r.node_id)]
             if to is not None and not takers:
-                raise FleetError("move a room", room, f"node {to} does not serve", f"Nodes that do: {', '.join(r.node_id for r in among) or 'none'}", code="node_unknown",
-                                 room=room, node_id=to)
+                raise FleetError("move a room", room, f"node {to} does not serve", f"Nodes that do: {', '.join(r.node_id for r in among) or 'none'}",
+                                 code="node_unknown", room=room, node_id=to)
             place, node = reports.place_of(frm), snapshot.nodes[frm]
             cost = node.cpu_load * max(1, node.num_cpus) / node.num_clients if node.num_clients else 0.0
             out.update(spread({room: sizes[room]}, takers, self.limits, place.host if place and to else None, cost))
@@ -317,7 +324,8 @@ class Mover:
         # Without HAProxy the sockets are cut where they end, on every media host: any of them may carry a room's signalling.
         orders = [Order(h.host, "cut", {"rooms": rooms}) for h in proxies] or [Order(h.host, "cut_sockets", {}) for h in reports.hosts.values() if h.slots]
         answers = self.orders.try_all(orders, timeout=3.0)
-        self.journal.note("cut", "", rooms=rooms, answers={order.host: a.failure["got"] if isinstance(a, FleetError) else a for order, a in zip(orders, answers)})
+        self.journal.note("cut", "", rooms=rooms,
+                          answers={order.host: a.failure["got"] if isinstance(a, FleetError) else a for order, a in zip(orders, answers)})
         now = self.registry.now()
         record = dataclasses.replace(record, blind=record.blind or all(isinstance(a, FleetError) for a in answers),
                                      rooms={room: m if m.cut else dataclasses.replace(m, cut=True, at=now) for room, m in record.rooms.items()})
@@ -330,7 +338,8 @@ class Mover:
         if record.kind == "rooms" and record.blind:
             self._remap(record, {room: (m.to, m.frm) for room, m in record.rooms.items()})
             self.store.close(record)
-            raise FleetError("cut the signalling of rooms", ", ".join(record.rooms), "no balancer and no media host could do it, so the rooms stay where they are",
+            raise FleetError("cut the signalling of rooms", ", ".join(record.rooms),
+                             "no balancer and no media host could do it, so the rooms stay where they are",
                              "See journalctl -u livekit-executor on these hosts, then run again", code="cut_failed")
         return record
 
@@ -347,7 +356,11 @@ class Mover:
         if record is None:
             return False
         record, dummy = self._returned(record)
-        self._restore(record, record.rooms)
+        if not record.fenced:
+            gone = record.kind == "recover" and self._gone(record.node_id, Reports.read(self.registry), self.registry.now())
+            self._restore(record, record.rooms)
+            if gone:
+                self.store.save(dataclasses.replace(record, fenced=True))
         if self.registry.now() < max((m.at + m.departure for m in record.rooms.values()), default=0.0) + GUARD_SECONDS:
             return True
         self.store.forget_absent(record)
@@ -357,7 +370,13 @@ class Mover:
     def _fence_dead(self, node_id: str, reports: Reports, now: float) -> bool:
         """See to it that a node taken for dead is. False where its host cannot be reached: then a tombstone waits for it."""
         place = reports.place_of(node_id)
-        if place is None:  # the process is gone, if all hosts can say what they run
-            return all(h.fresh(now) and not any(s.pid and s.node_id is None for s in h.slots) for h in reports.hosts.values() if h.slots)
+        if place is None:
+            return self._gone(node_id, reports, now)
         (answer,) = self.orders.try_all([Order(place.host, "fence", {"slot": place.slot.slot, "node_id": node_id})], timeout=0.5)
         return not isinstance(answer, FleetError)
+
+    @staticmethod
+    def _gone(node_id: str, reports: Reports, now: float) -> bool:
+        """Whether no process is that node any more: every host can say what it runs, and none runs it."""
+        unsure = (not h.fresh(now) or any(s.pid and s.node_id is None for s in h.slots) for h in reports.hosts.values() if h.slots)
+        return reports.place_of(node_id) is None and not any(unsure)

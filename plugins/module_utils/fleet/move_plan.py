@@ -72,6 +72,7 @@ class Record:
     looked_at: float = 0.0  # when a mover saw last who was in the rooms, to a second
     blind: bool = False  # signalling could not be cut, so only the fence makes callers move
     rooms: t.Mapping[str, Moved] = dataclasses.field(default_factory=dict)
+    fenced: bool = False  # of a recovery: no process is that node any more, so what erases a room now is its own end
 
     def as_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
@@ -185,10 +186,10 @@ def _moving(node_id: str, view: View, among: t.Sequence[Receiver], place: Place)
 
 
 def _orphans(view: View, among: t.Sequence[Receiver]) -> list[str]:
-    """Rooms of the record that point at a node which no longer can have them."""
+    """Rooms of the record that point at a node which no longer can have them: its entry is stale, and its host does not say that it runs."""
     if view.record is None:
         return []
-    living = {r.node_id for r in among}
+    living = {r.node_id for r in among} | {s.node_id for h in view.reports.hosts.values() if h.fresh(view.now) for s in h.slots if not s.free}
     return sorted(room for room, m in view.record.rooms.items()
                   if m.to not in living and view.snapshot.room_node_map.get(room) == m.to and not view.snapshot.fresh(m.to))
 

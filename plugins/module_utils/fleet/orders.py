@@ -70,7 +70,8 @@ class Orders:
         tried = f"have host {order.host} {order.what}"
         if not heard:
             return FleetError(tried, order.host, "its executor does not listen",
-                              "See systemctl status livekit-executor on that host; run openrtc.livekit.deploy where it was never installed", code="order_unheard")
+                              "See systemctl status livekit-executor on that host; run openrtc.livekit.deploy where it was never installed",
+                              code="order_unheard")
         left = max(0.05, end - time.monotonic())
         found = self.registry.wait_for(REPLY + number, left)
         if found is None:

@@ -57,8 +57,8 @@ def spread(rooms: t.Mapping[str, int], among: t.Sequence[Receiver], limits: Limi
     the load only changes its process. cpu_per_participant: CPUs one participant costs. Raises FleetError no_receiver, no_headroom.
     """
     if not among:
-        raise FleetError("find a node for the rooms", f"{len(rooms)} rooms", "no other node serves", "Start another node first: openrtc.livekit.deploy, or wait until one has "
-                         "passed its gates", code="no_receiver")
+        raise FleetError("find a node for the rooms", f"{len(rooms)} rooms", "no other node serves",
+                         "Start another node first: openrtc.livekit.deploy, or wait until one has passed its gates", code="no_receiver")
     taken = {r.node_id: r.participants for r in among}
     added = dict.fromkeys(taken, 0)
     placed = {}
@@ -99,7 +99,8 @@ def rebalance(rooms: t.Mapping[str, t.Mapping[str, int]], among: t.Sequence[Rece
         full = max(cpus, key=lambda n: (load[n] / cpus[n], n))
         empty = min(cpus, key=lambda n: (load[n] / cpus[n], n))
         # It helps when the receiver ends below where the giver was.
-        helps = [(size, room) for room, size in left[full].items() if size and room not in moves and (load[empty] + size) / cpus[empty] < load[full] / cpus[full]]
+        helps = [(size, room) for room, size in left[full].items()
+                 if size and room not in moves and (load[empty] + size) / cpus[empty] < load[full] / cpus[full]]
         if not helps:
             return moves
         size, room = max(helps, key=lambda item: (min(item[0], (load[full] - load[empty]) / 2), -item[0], item[1]))

@@ -105,7 +105,8 @@ class Kill:
 def attempt(server, number, error=fleet_model.Killed, after=False, pause=0.0, again="evacuate"):
     """One evacuation that is killed at a call, and the next one that finishes it. How many calls the first made, and whether it was killed."""
     server.client.flushall()
-    with fill(fleet_model.Cluster(server, NODES)) as cluster:
+    slow = {} if pause else {"linger": 30, "departure": 30}  # the old node's own end is another test's business
+    with fill(fleet_model.Cluster(server, NODES, **slow)) as cluster:
         mover, killed = cluster.mover(), False
         mover.lock.acquire()
         kill = Kill(mover, number, error, after)
@@ -149,7 +150,7 @@ def test_redis_fails_once_at_any_call(server, after):
         assert not stopped, number
 
 
-@pytest.mark.parametrize("number", range(24, 72, 6))
+@pytest.mark.parametrize("number", (24, 32, 50, 61))
 def test_killed_and_nobody_goes_on_until_the_old_node_has_closed(server, number):
     """The old node ends by itself and erases the rooms; whoever looks next puts them back, with people in them."""
     attempt(server, number, pause=2.2, again="resume")
@@ -195,7 +196,7 @@ def test_people_who_never_come_back_are_waited_for_and_forgotten(cluster):
 
 def test_nobody_who_came_back_late_is_forgotten(cluster):
     """The entry is removed only while it is that of the old session."""
-    mover = cluster.mover().lock.acquire() and cluster.mover()
+    mover = cluster.mover()
     record = Record("ND_a", "evacuate", "me", 0.0, rooms={"r1": Moved("ND_a", "ND_b", 0.0, sids={"ann": "PA_ann_1", "bob": "PA_bob_1"})})
     real = mover.registry.participants_of
 
@@ -280,7 +281,6 @@ def test_an_executor_that_is_away_for_a_moment(cluster):
     cluster.silent.add("sfu1")
     threading.Timer(0.6, lambda: cluster.silent.discard("sfu1")).start()
     mover = cluster.mover()
-    mover.orders.ask.__func__.__defaults__  # the real one
     real = mover.orders.try_all
     mover.orders.try_all = lambda orders, timeout=5.0: real(orders, 0.2)
     with mover.lock:
@@ -288,7 +288,8 @@ def test_an_executor_that_is_away_for_a_moment(cluster):
     cluster.assert_evacuated("ND_a", ROOMS)
 
 
-def test_a_node_that_cannot_be_killed_does_not_hold_the_run_for_ever(cluster):
+def test_a_node_that_cannot_be_killed_does_not_hold_the_run_for_ever(cluster, monkeypatch):
+    monkeypatch.setattr(move, "FREEZE_SECONDS", 0.5)
     cluster._fence = lambda host, slot, node_id: {"killed": False}
     cluster.linger = 60  # and it does not end by itself
     mover = cluster.mover()
@@ -296,7 +297,8 @@ def test_a_node_that_cannot_be_killed_does_not_hold_the_run_for_ever(cluster):
         assert code(mover.evacuate, "ND_a") == "stuck"
 
 
-def test_a_node_that_refuses_to_drain(cluster):
+def test_a_node_that_refuses_to_drain(cluster, monkeypatch):
+    monkeypatch.setattr(move, "FREEZE_SECONDS", 0.5)
     cluster._drain = lambda host, slot, node_id: {"signalled": False}
     mover = cluster.mover()
     with mover.lock:
@@ -399,7 +401,7 @@ def test_recovery(cluster):
     assert "ND_a" not in homes.values() and outcome.moved == {room: homes[room] for room in ROOMS}
     assert not cluster.client.hexists("nodes", "ND_a") and not cluster.client.hexists(DEAD, "ND_a")
     assert all(c.node == homes[c.room] and c.joins <= 2 for c in cluster.callers)
-    assert {text for text in cluster.rooms().values()} == {f"about {r}" for r in (*ROOMS, "other")}
+    assert set(cluster.rooms().values()) == {f"about {r}" for r in (*ROOMS, "other")}
     assert kinds(outcome)[-1] == "recover" and outcome.timeline[-1]["fenced"] and outcome.timeline[-1]["signals"] == ["unit", "port"]
     with mover.lock:
         while mover.store.records():
@@ -513,7 +515,7 @@ def test_rooms_move_and_their_old_node_lives_on(cluster):
     assert next(c for c in cluster.callers if c.identity == "joe").joins == 1
 
 
-@pytest.mark.parametrize("number", range(8, 40, 4))
+@pytest.mark.parametrize("number", (8, 12, 14, 20, 32))
 def test_a_move_of_rooms_that_is_killed_is_finished(server, number):
     with fill(fleet_model.Cluster(server, NODES)) as cluster:
         mover = cluster.mover()

@@ -50,7 +50,8 @@ def run(monkeypatch):
 
 
 def test_turns_until_the_nodes_are_gone(run):
-    result, calls, printed = run([turn(row(state="drain"), changed=True), turn(row(eta=600.0, blockers={"r": ["SIP line"]})), turn(row(state="gone"), done=True)],
+    result, calls, printed = run([turn(row(state="drain"), changed=True), turn(row(eta=600.0, blockers={"r": ["SIP line"]})),
+                                  turn(row(state="gone"), done=True)],
                                  hosts=["sfu1"])
     assert result["changed"] and result["done"] and len(result["timeline"]) == 3 and [d["state"] for d in result["drains"]] == ["gone"]
     assert all(args["poll"] == action.TURN and args["hosts"] == ["sfu1"] and not wrapped for args, wrapped in calls)
@@ -104,7 +105,8 @@ def test_a_node_that_the_controller_saw_end(run):
     assert [d["state"] for d in result["drains"]] == ["gone"] and result["done"] and "is empty and gone" in printed[-1]
     result, _calls, _printed = run([turn(row()), failed("node_unknown", node_id="ND_a")], node_ids=["ND_a"])
     assert not result.get("failed") and result["done"] and [(d["state"], d["rooms"]) for d in result["drains"]] == [("gone", 0)]
-    result, calls, _printed = run([turn(row(), row("ND_b")), failed("node_unknown", node_id="ND_a"), turn(row("ND_b", "gone"), done=True)], node_ids=["ND_a", "ND_b"])
+    result, calls, _printed = run([turn(row(), row("ND_b")), failed("node_unknown", node_id="ND_a"), turn(row("ND_b", "gone"), done=True)],
+                                  node_ids=["ND_a", "ND_b"])
     assert calls[-1][0]["node_ids"] == ["ND_b"] and result["done"] and [d["state"] for d in result["drains"]] == ["gone", "gone"]
     result, _calls, _printed = run([failed("node_unknown", node_id="ND_a")], node_ids=["ND_a"])
     assert result["failed"], "one that was never there is an error"

@@ -5,13 +5,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 
 import fleet_model
 import pytest
 from ansible_collections.openrtc.livekit.plugins.module_utils import _engine_module
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import drain_run, move
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import drain_run
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.move_plan import Moved, Record
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.reports import HOSTS
 from ansible_collections.openrtc.livekit.plugins.modules import drain, registry_cleanup, room_move
@@ -38,7 +37,8 @@ def cluster(redis_server):
 @pytest.fixture
 def run(cluster, run_module):
     """run(module, check=…, **options) -> its result."""
-    return lambda module, check=False, **options: run_module(module.main, {"redis": {"address": cluster.server.address}, "lock_wait": 0.2, **options}, check=check)
+    return lambda module, check=False, **options: run_module(module.main, {"redis": {"address": cluster.server.address}, "lock_wait": 0.2, **options},
+                                                             check=check)
 
 
 def state(cluster):
@@ -116,7 +116,8 @@ def test_drain_tells_who_else_moves(cluster, run):
 def test_an_empty_registry_is_frozen(redis_server, run_module):
     server = redis_server()
     redis = {"redis": {"address": server.address}}
-    for main, options, in ((drain.main, {"hosts": ["sfu1"]}), (room_move.main, {"rooms": ["r"]}), (room_move.main, {"rebalance": True}), (registry_cleanup.main, {})):
+    for main, options, in ((drain.main, {"hosts": ["sfu1"]}), (room_move.main, {"rooms": ["r"]}), (room_move.main, {"rebalance": True}),
+                           (registry_cleanup.main, {})):
         got = run_module(main, {**redis, **options})
         assert got["failed"] and got["failure"]["code"] == "frozen" and not got["changed"], main
     assert server.dump() == {}
@@ -134,7 +135,8 @@ def test_redis_out_of_reach(run_module):
 
 
 def test_who_acts_is_named(redis_server):
-    with _engine_module.engine({"redis": {"address": redis_server().address}, "owner": None, "lock_wait": 0, "cpu_limit": 0.5, "participants_limit": 7}) as mover:
+    with _engine_module.engine({"redis": {"address": redis_server().address}, "owner": None, "lock_wait": 0, "cpu_limit": 0.5,
+                                "participants_limit": 7}) as mover:
         assert " pid " in mover.lock.owner == mover.journal.by and (mover.limits.cpu, mover.limits.participants) == (0.5, 7)
         mover.lock.renew()
 
@@ -249,12 +251,9 @@ def test_cleanup_finishes_a_move_that_was_left(cluster, run):
     with mover.lock:
         mover.drain("ND_a")
         now = mover.registry.now()
-        mover.store.remap(Record("ND_a", "evacuate", "me", now, "ND_a", "sfu1", 1), {"r1": Moved("ND_a", "ND_b", now, sids={"ann": "PA_ann_1", "bob": "PA_bob_1"})})
+        mover.store.remap(Record("ND_a", "evacuate", "me", now, "ND_a", "sfu1", 1),
+                          {"r1": Moved("ND_a", "ND_b", now, sids={"ann": "PA_ann_1", "bob": "PA_bob_1"})})
     assert run(registry_cleanup, check=True)["changed"]
     got = run(registry_cleanup)
     assert got["changed"] and not got["failed"]
     cluster.assert_evacuated("ND_a", ("r1", "r2"))
-
-
-def test_results_are_json(cluster, run):
-    assert json.dumps(run(drain, hosts=["sfu1"], policy="now")["timeline"]) and move.POLL
