@@ -42,7 +42,8 @@ def operations(lab: str, options: t.Sequence[str], keys: pathlib.Path, old: str,
         ("rollback, calls move at once", playbook("rollback", "-e", "livekit_upgrade_policy=now"), True),
         ("crash: SIGKILL on sfu3", ["docker", "exec", f"openrtc-{lab}-sfu3", "sh", "-c", CRASH], True),
         ("recover: nothing is left of it", playbook("recover"), True),
-        ("a new API key beside the old one", playbook("rotate_keys", "-i", str(keys), "-e", f"livekit_rotate_add={new}", "-e", "livekit_upgrade_policy=now"), True),
+        ("a new API key beside the old one",
+         playbook("rotate_keys", "-i", str(keys), "-e", f"livekit_rotate_add={new}", "-e", "livekit_upgrade_policy=now"), True),
         ("the old API key goes", playbook("rotate_keys", "-i", str(keys), "-e", f"livekit_rotate_remove={old}"), True),
     ]
 

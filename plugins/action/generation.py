@@ -121,7 +121,8 @@ class Change:
         nodes = {row["slot"]: row["node_id"] for row in rows if row.get("node_id")}
         return {"changed": plan.changed, "generation": desired.name if desired else None, "slot": plan.slot or None, "drained": list(plan.drain),
                 "drained_nodes": [{"node_id": nodes[slot], "slot": slot} for slot in plan.drain if slot in nodes],
-                "reason": "; ".join(filter(None, (self.why, "" if self.why and (plan.start or not plan.changed) else plan.reason))), "diff": self.diff(rows, plan, desired) if desired else [],
+                "reason": "; ".join(filter(None, (self.why, "" if self.why and (plan.start or not plan.changed) else plan.reason))),
+                "diff": self.diff(rows, plan, desired) if desired else [],
                 "slots": [{k: v for k, v in row.items() if k != "config"} for row in (after or seen)["slots"]],
                 "timeline": self.timeline, **({"probe": self.probe} if self.probe else {})}
 

@@ -189,7 +189,6 @@ class Cluster:
         calls.wait_media()
         return calls
 
-
     def heard(self, calls: Calls) -> dict[str, t.Any]:
         """What the calls' clients said last: {calls, with_media, dropped, ...}."""
         with contextlib.suppress(OSError, ValueError):

@@ -76,7 +76,8 @@ def moves(cluster: Cluster, count: int, calls: int) -> dict[str, t.Any]:
     found = json.loads(clients.out.read_text())["calls"]
     for run in runs:
         run["gaps"] = gaps_between(found, run["started"], run.get("until", run["ended"]))
-    return {"runs": runs, "calls": len(found), "dropped": [c for c in found if c["dropped"]], "moved": moved, "apart": sorted(watch.apart), "samples": watch.samples}
+    return {"runs": runs, "calls": len(found), "dropped": [c for c in found if c["dropped"]], "moved": moved,
+            "apart": sorted(watch.apart), "samples": watch.samples}
 
 
 def main() -> int:
@@ -105,7 +106,8 @@ def main() -> int:
             raw["upgrades"] = u = upgrades(cluster, args.upgrades, args.calls)
             call_upgrades, slowest = sum(r["calls"] for r in u["runs"]), max(r["seconds"] for r in u["runs"])
             rows += [
-                (f"calls dropped, of {call_upgrades} call-upgrades in {len(u['runs'])}", len(u["dropped"]), 0, not u["dropped"] and call_upgrades >= 20 * args.upgrades),
+                (f"calls dropped, of {call_upgrades} call-upgrades in {len(u['runs'])}", len(u["dropped"]), 0,
+                 not u["dropped"] and call_upgrades >= 20 * args.upgrades),
                 ("slowest upgrade of three nodes", f"{slowest:.1f} s", "90 s", slowest <= 90),
                 (f"fewest hosts serving, of 3, in {u['samples']} looks", u["fewest_serving"], "2", (u["fewest_serving"] or 0) >= 2),
             ]

@@ -182,8 +182,8 @@ class Cluster:
             self._erase(room, pipe)
             del node.rooms[room], node.empty_since[room]
         stats = self.messages["NodeStats"](updated_at=int(now), num_rooms=len(node.rooms), num_clients=clients, cpu_load=0.1)
-        pipe.hset("nodes", node.id, self.messages["Node"](id=node.id, ip="192.0.2.1", num_cpus=self.cpus, stats=stats,
-                                                         state=1 if node.state == "active" else 2).SerializeToString())
+        message = self.messages["Node"](id=node.id, ip="192.0.2.1", num_cpus=self.cpus, stats=stats, state=1 if node.state == "active" else 2)
+        pipe.hset("nodes", node.id, message.SerializeToString())
 
     @staticmethod
     def _erase(room, pipe):

@@ -209,7 +209,7 @@ def main() -> None:
         tell_systemd("READY=1")
         executor.run()
     except FleetError as exc:
-        sys.exit(str(exc))
+        raise SystemExit(str(exc)) from exc
 
 
 if __name__ == "__main__":

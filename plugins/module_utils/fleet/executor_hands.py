@@ -124,7 +124,8 @@ class Hands:
 
     def _proxy(self) -> Runtime:
         if self.proxy is None:
-            raise FleetError("talk to HAProxy", "this host", "no HAProxy runs here", "Cut the sockets on the media hosts instead (cut_sockets)", code="no_balancer")
+            raise FleetError("talk to HAProxy", "this host", "no HAProxy runs here", "Cut the sockets on the media hosts instead (cut_sockets)",
+                             code="no_balancer")
         return self.proxy
 
     def cut_sockets(self) -> dict[str, t.Any]:

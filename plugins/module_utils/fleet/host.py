@@ -302,7 +302,8 @@ class SlotHost:
         while self._main_pid(n) == pid:
             if rc != 0 or time.monotonic() > end:
                 raise FleetError("fence a node", f"{node_id} in slot {n}, process {pid}", (err or out).strip() or f"it outlived SIGKILL by {timeout:g} s",
-                                 "Look at the process on this host: it may wait for a disk; switch the host off if it does not end", code="fence_failed", slot=n)
+                                 "Look at the process on this host: it may wait for a disk; switch the host off if it does not end",
+                                 code="fence_failed", slot=n)
             time.sleep(0.03)
         return rc == 0
 

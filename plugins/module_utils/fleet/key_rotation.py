@@ -96,7 +96,8 @@ def _remove_problems(name: str, keys: t.Mapping[str, t.Any], left: t.Mapping[str
         yield Problem("key_not_everywhere", name, f"no other key is accepted by {', '.join(behind)}",
                       "Add the next key first (livekit_rotate_add), and wait until nodes of before that have ended: their callers have tokens of this key only")
     if webhook_key == name:
-        yield Problem("webhook_key", "livekit_webhook.api_key", f"signs with {name}", "Let another of livekit_keys sign the webhooks, and run openrtc.livekit.upgrade first")
+        yield Problem("webhook_key", "livekit_webhook.api_key", f"signs with {name}",
+                      "Let another of livekit_keys sign the webhooks, and run openrtc.livekit.upgrade first")
 
 
 def _token_problems(name: str, policy: str, seen: t.Iterable[str]) -> t.Iterator[Problem]:
@@ -116,4 +117,5 @@ def _mapping_problems(keys: t.Mapping[str, t.Any], nodes: t.Sequence[_Node]) -> 
                           "A secret is never replaced under its name, as nobody could tell the tokens apart: give the new one a new name")
     gone = sorted({k for n in nodes if not n.draining for k in n.keys} - set(keys))
     if gone:
-        yield Problem("key_missing", "livekit_keys", f"lacks {', '.join(gone)}, which nodes accept now", "Put it back, and remove it in a step of its own with livekit_rotate_remove")
+        yield Problem("key_missing", "livekit_keys", f"lacks {', '.join(gone)}, which nodes accept now",
+                      "Put it back, and remove it in a step of its own with livekit_rotate_remove")

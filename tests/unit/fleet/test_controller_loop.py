@@ -44,8 +44,8 @@ class FakeMover:
     def note(self, *what: t.Any) -> None:
         self.lock.renew()  # it is held
         self.done.append((*what, self.lock.name))
-        if self.fails:
-            raise self.fails
+        if self.fails is not None:
+            raise self.fails  # pylint: disable=raising-bad-type
         if self.slow:
             self.slow.wait(10)
 

@@ -117,7 +117,8 @@ class Systemd:
         if words[1] == "list-units":
             return 0, "\n".join(f"livekit-server@{n}.service loaded" for n in self.states), ""
         if words[1] == "show" and "--value" in command:
-            value = (str(self.pid(units[0])) if "MainPID" in command else self.states.get(units[0], "inactive")) if units else self.near.get(words[-1], "inactive")
+            state = self.states.get(units[0], "inactive") if units else self.near.get(words[-1], "inactive")
+            value = str(self.pid(units[0])) if units and "MainPID" in command else state
             return 0, value + "\n", ""
         if words[1] == "show":
             return 0, "\n\n".join(f"Id=livekit-server@{n}.service\nActiveState={self.states.get(n, 'inactive')}\nMainPID={self.pid(n)}\n"
@@ -158,7 +159,7 @@ class Fixture:
         thread = threading.Thread(target=made.run, daemon=True)
         thread.start()
         self.running.append((made, thread))
-        wait(lambda: self.report())
+        wait(self.report)
         wait(lambda: made.listener.since)
         return made
 

@@ -32,7 +32,8 @@ def fixture_tree(tmp_path):
 
 def test_python_runs_from_the_archive(tree, tmp_path):
     (tmp_path / "a.zip").write_bytes(action.archive(str(tree)))
-    done = subprocess.run([sys.executable, "-m", "package.tool"], env={**os.environ, "PYTHONPATH": str(tmp_path / "a.zip")}, capture_output=True, text=True, check=True)
+    path = {**os.environ, "PYTHONPATH": str(tmp_path / "a.zip")}
+    done = subprocess.run([sys.executable, "-m", "package.tool"], env=path, capture_output=True, text=True, check=True)
     assert done.stdout == "42\n"
 
 
@@ -56,7 +57,8 @@ def test_only_sources_that_are_wanted(tree):
 def plugin(args, monkeypatch):
     sent = {}
     made = action.ActionModule(types.SimpleNamespace(args=args, async_val=0, check_mode=False, diff=False, action="component"), None, None,
-                               types.SimpleNamespace(get_basedir=lambda: "/", get_text_file_contents=lambda path: open(path, encoding="utf-8").read()), None, None)
+                               types.SimpleNamespace(get_basedir=lambda: "/",
+                                                      get_text_file_contents=lambda path: open(path, encoding="utf-8").read()), None, None)
     monkeypatch.setattr(action.ActionBase, "run", lambda self, tmp=None, task_vars=None: {})
     monkeypatch.setattr(made, "_find_needle", lambda folder, name: name)
     monkeypatch.setattr(made, "_execute_module", lambda module_name, module_args, task_vars: sent.update(module_args) or {})

@@ -113,5 +113,8 @@ def test_a_node_that_the_controller_saw_end(run):
 
 
 def test_owner_without_a_user(monkeypatch):
-    monkeypatch.setattr(owner.getpass, "getuser", lambda: (_ for _ in ()).throw(KeyError("uid")))
+    def nobody():
+        raise KeyError("uid")
+
+    monkeypatch.setattr(owner.getpass, "getuser", nobody)
     assert " pid " in owner.owner() and owner.owner() == owner.owner()

@@ -32,7 +32,8 @@ class Host:
 
     def lock(self, state="held", owner="", name="", **options):
         if self.held_by:
-            return {"failed": True, "msg": "no", "failure": {"code": "locked", "tried": "take the lock", "on": name, "got": f"{self.held_by} holds it", "fix": "wait"}}
+            failure = {"code": "locked", "tried": "take the lock", "on": name, "got": f"{self.held_by} holds it", "fix": "wait"}
+            return {"failed": True, "msg": "no", "failure": failure}
         self.locks.append(f"{state} {name}")
         self.when_locked()
         return {"changed": True, "token": 7}
@@ -412,6 +413,7 @@ def test_an_earlier_generation_that_is_not_there_is_refused(run, source):
 def test_a_host_that_the_change_did_not_reach_stays(run):
     host = Host()
     model = upgraded(host, run)
+
     def digests(version):
         return action.rollback.digests({**MODEL, "livekit_version": version})
     fleet = {"sfu1": [{**host.slots[1], "model": digests("1.13.5")}],

@@ -137,7 +137,7 @@ def test_redis_out_of_reach(run_module):
 def test_who_acts_is_named(redis_server):
     with _engine_module.engine({"redis": {"address": redis_server().address}, "owner": None, "lock_wait": 0, "cpu_limit": 0.5,
                                 "participants_limit": 7}) as mover:
-        assert " pid " in mover.lock.owner == mover.journal.by and (mover.limits.cpu, mover.limits.participants) == (0.5, 7)
+        assert mover.lock.owner == mover.journal.by and " pid " in mover.lock.owner and (mover.limits.cpu, mover.limits.participants) == (0.5, 7)
         mover.lock.renew()
 
 
