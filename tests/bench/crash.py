@@ -26,6 +26,7 @@ from callers import percentile
 KINDS = ("sigkill", "sigstop", "container", "network")
 MODES = ("ours", "stock")
 CALLS = 6
+SLOW = 3.5  # seconds of silence from which on a call's events are kept
 PATIENCE = 30.0  # seconds until a call that is still silent counts as lost
 # What LiveKit has where nothing is set (pkg/config/config.go); node_selector as in lab/overrides.yml, a list of its own otherwise.
 STOCK = {"node_selector": {"kind": "any", "sort_by": "clients"},
@@ -79,9 +80,12 @@ def rep(cluster: Cluster, kind: str, mode: str, turn: int) -> dict[str, t.Any]:
     cluster.restore()
     mine, others = [c for c in found if c["node_id"] == victim], [c for c in found if c["node_id"] != victim]
     silences = [round(sum(gaps_between([c], at - 0.3, at + PATIENCE)), 3) for c in mine if not c["dropped"]]
+    slow = [{"room": c["room"], "url": c["url"], "gaps": c["gaps"], "events": [e for e in c["events"] if e["t"] > at - 1]} for c in mine
+            if sum(gaps_between([c], at - 0.3, at + PATIENCE)) > SLOW]
     result = {
         "kind": kind, "mode": mode, "host": host, "victim": victim, "at": at, "strike_seconds": round(struck, 2), "silences": sorted(silences),
         "lost": [{"room": c["room"], "reason": c["reason"]} for c in found if c["dropped"]], "others": gaps_between(others, at - 0.3, at + PATIENCE),
+        "slow": slow if mode == "ours" else [],
         "log": [{k: e.get(k) for k in ("at", "kind", "signals", "seconds", "reason", "fenced") if k in e} for e in noted], "load": round(os.getloadavg()[0], 1),
     }
     print(f"{kind:9} {mode:8} {host}: silent {result['silences']} s, lost {len(result['lost'])}, other calls {result['others']}; "

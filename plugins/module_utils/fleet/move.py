@@ -127,6 +127,8 @@ class Mover:
         self.store.purge(node_id, None if fenced else {"at": round(self.registry.now(), 1), "by": self.lock.owner})
         if unfinished and not rooms:
             self.store.save(record)  # no evacuation any more, which would wait for its host
+        if record.host:  # it may have vanished without a word: a retry sent there hangs until HAProxy gives up connecting
+            self._tell_balancers(reports, "avoid", {"servers": [server_name(record.host, record.slot)]})
         self._cut(record, reports)
         self.journal.note("recover", reason, node=node_id, rooms={room: m.to for room, m in record.rooms.items()}, signals=list(signals), fenced=fenced,
                           seconds=round(time.monotonic() - begin, 3))
