@@ -79,8 +79,8 @@ def _run(node_id: str, reports: Reports, probes: t.Mapping[str, str], now: float
 
 
 def _old(room: str, details: t.Mapping[str, Room], now: float, after: float) -> bool:
-    """A room without details has nothing but its mapping."""
-    return room not in details or now - details[room].created_at > after
+    """A room without details has nothing but its mapping; one that was opened ahead may wait for its first participant as long as its empty timeout."""
+    return room not in details or now - details[room].created_at > max(after, details[room].empty_timeout)
 
 
 def apply(registry: Registry, lock: Lock, found: Cleanup) -> Cleanup:

@@ -94,7 +94,7 @@ return gone
 """
 # KEYS: lock. ARGV: token, node id, tombstone or ''. A dead node's entry stays for ever otherwise.
 _PURGE = HELD + """
-if ARGV[3] ~= '' then redis.call('HSET', 'openrtc:dead', ARGV[2], ARGV[3]) end
+if ARGV[3] ~= '' then redis.call('HSET', 'openrtc:dead', ARGV[2], ARGV[3]); redis.call('EXPIRE', 'openrtc:dead', 604800) end
 return redis.call('HDEL', 'nodes', ARGV[2])
 """
 

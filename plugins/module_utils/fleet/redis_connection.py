@@ -158,7 +158,7 @@ class RedisConnection:
             try:
                 self._redis.connection_pool.disconnect()
             finally:
-                self._redis = None
+                self._redis = self._clock = None
 
     # --- what callers ask for
 

@@ -167,7 +167,8 @@ class Loop:
             self._due = {n: due for n, due in self._due.items() if n in look.requests}
             for request in look.requests.values():
                 self._drain(request)
-        if self.settings.cleanup and time.monotonic() - self._cleanup_at >= CLEANUP:
+        calm = look.snapshot is None or self.watch.calm_from is None or look.snapshot.taken_at >= self.watch.calm_from  # Redis was not away a moment ago
+        if self.settings.cleanup and calm and time.monotonic() - self._cleanup_at >= CLEANUP:
             self._cleanup_at = time.monotonic()
             self._clean(look)
 
