@@ -137,7 +137,8 @@ def tell(runs: list[dict[str, t.Any]], stalled: list[dict[str, t.Any]]) -> list[
             goal = kind == "sigkill" and mode == "ours"
             what = f"{kind}, {mode}: silence of {len(silences)} calls"
             if goal:
-                rows += [(f"{what}, p50", f"{p50} s", "2 s", bool(silences) and p50 <= 2.0), (f"{what}, p99", f"{p99} s", "3.5 s", bool(silences) and p99 <= 3.5)]
+                rows += [(f"{what}, p50", f"{p50} s", "2 s", bool(silences) and p50 <= 2.0),
+                         (f"{what}, p99", f"{p99} s", "3.5 s", bool(silences) and p99 <= 3.5)]
             else:
                 rows.append((f"{what}, p50 / p99", f"{p50} / {p99} s", "", True))
             rows.append((f"{kind}, {mode}: calls lost", lost, 0 if mode == "ours" else "", lost == 0 or mode != "ours"))

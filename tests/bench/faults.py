@@ -37,7 +37,8 @@ def play(cluster: Cluster, name: str, seed: int, rounds: int) -> list[dict[str, 
             begin = time.monotonic()
             r = scene.go(number)
             facts = "; ".join(f"{k}: {v}" for k, v in r.facts.items())
-            print(f"{name} {number}/{count}: {'ok' if not r.problems else 'BROKEN'} ({time.monotonic() - begin:.0f} s, load {os.getloadavg()[0]:.1f}) {facts}", flush=True)
+            print(f"{name} {number}/{count}: {'ok' if not r.problems else 'BROKEN'} ({time.monotonic() - begin:.0f} s, load {os.getloadavg()[0]:.1f}) {facts}",
+                  flush=True)
             for problem in r.problems:
                 print(f"    {name}, round {number}, seed {seed}: {problem}", flush=True)
     except SystemExit as exc:  # the cluster did not come back

@@ -65,7 +65,8 @@ def disk_full(scene: Scene) -> None:
     """The disk of the first host is full when `upgrade` writes a generation. It fails there; no caller notices. With space it can be run again."""
     host = "sfu1"
     # The files that are there go along, so that nothing but the space is missing.
-    scene.cluster.run(host, "sh", "-ec", f"cp -a {SLOTS} /run/slots-kept; mount -t tmpfs -o size=256k,mode=0750 tmpfs {SLOTS}; cp -a /run/slots-kept/. {SLOTS}/; "
+    scene.cluster.run(host, "sh", "-ec",
+                      f"cp -a {SLOTS} /run/slots-kept; mount -t tmpfs -o size=256k,mode=0750 tmpfs {SLOTS}; cp -a /run/slots-kept/. {SLOTS}/; "
                       f"chown --reference=/run/slots-kept {SLOTS}; dd if=/dev/zero of={SLOTS}/.filler bs=1k 2>/dev/null || true")
     try:
         refused(scene, change(scene), r"No space left on device")
@@ -139,7 +140,8 @@ def webhooks_lost_doubled_reordered(scene: Scene) -> None:
     scene.rng.shuffle(order)
     answers = [post(scene.rng.choice(urls), body, signed(body, endpoint["api_key"], endpoint["api_secret"])) for dummy, dummy, body in order]
     forged = [post(urls[0], sent[0][2], signed(b"another body", endpoint["api_key"], endpoint["api_secret"])), post(urls[0], sent[0][2], ""),
-              post(urls[0], sent[0][2], signed(sent[0][2], endpoint["api_key"], "not-the-secret")), post(urls[0], b"[]", signed(b"[]", endpoint["api_key"], endpoint["api_secret"]))]
+              post(urls[0], sent[0][2], signed(sent[0][2], endpoint["api_key"], "not-the-secret")),
+              post(urls[0], b"[]", signed(b"[]", endpoint["api_key"], endpoint["api_secret"]))]
     if set(answers) != {200} or set(forged) != {401}:
         r.problems.append(f"answers {sorted(set(answers))}, to forged ones {forged}")
     with scene.cluster.registry() as registry:

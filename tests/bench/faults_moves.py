@@ -28,7 +28,8 @@ CHILD = [sys.executable, str(ROOT / "tests/bench/faults_child.py")]
 def child(scene: Scene, node_id: str, *options: str) -> int:
     """Evacuate a node in a process of its own; its exit status."""
     path = scene.cluster.lab.directory / "endpoint.json"
-    done = subprocess.run([*CHILD, "--endpoint", str(path), "--node", node_id, *options], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([*CHILD, "--endpoint", str(path), "--node", node_id, *options],
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=120)
     if done.returncode > 0:
         scene.r.problems.append(f"the child ended with {done.returncode}: {done.stderr.strip()[-300:]}")
     return done.returncode
@@ -85,7 +86,8 @@ def controller_killed_in_drain(scene: Scene) -> None:
         time.sleep(0.3)
     else:
         scene.r.problems.append("nobody finished the drain in 60 s")
-    scene.r.facts["finished after"] = f"{time.monotonic() - gone:.1f} s, by {', '.join(sorted({e['by'] for e in scene.cluster.log(begin) if e['kind'] in ACTS}))}"
+    by = ", ".join(sorted({e["by"] for e in scene.cluster.log(begin) if e["kind"] in ACTS}))
+    scene.r.facts["finished after"] = f"{time.monotonic() - gone:.1f} s, by {by}"
 
 
 # -- controllers --------------------------------------------------------------------------------------------------

@@ -173,8 +173,10 @@ def delayed(cluster: Cluster, seconds: float) -> t.Iterator[None]:
     """Answers of Redis' primary come so late: its port leads to a relay. There is no netem on such machines."""
     host, code = cluster.primary(), (ROOT / "tests/bench/faults_delay.py").read_text()
     pid = cluster.docker("inspect", "-f", "{{.State.Pid}}", cluster.container(host)).strip()
-    rule = ["nsenter", "--net", "--target", pid, "iptables", "-t", "nat", "{}", "PREROUTING", "-p", "tcp", "--dport", "6379", "-j", "REDIRECT", "--to-ports", "16379"]
-    with subprocess.Popen(["docker", "exec", "-i", cluster.container(host), "python3", "-c", code, "16379", "6379", str(seconds)], stdin=subprocess.PIPE) as relay:
+    rule = ["nsenter", "--net", "--target", pid, "iptables", "-t", "nat", "{}", "PREROUTING", "-p", "tcp", "--dport", "6379",
+            "-j", "REDIRECT", "--to-ports", "16379"]
+    command = ["docker", "exec", "-i", cluster.container(host), "python3", "-c", code, "16379", "6379", str(seconds)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as relay:
         try:
             subprocess.run([w.format("-A") for w in rule], check=True)
             drop_connections(cluster, host)

@@ -223,7 +223,8 @@ class Scene:
         self.r.facts["moment"] = f"{delay} s after {kind}"
         return kind, delay
 
-    def evacuate(self, node_id: str, at: str = "", act: t.Callable[[dict[str, t.Any]], None] | None = None, delay: float = 0.0, tries: int = 3) -> Outcome | None:
+    def evacuate(self, node_id: str, at: str = "", act: t.Callable[[dict[str, t.Any]], None] | None = None, delay: float = 0.0,
+                 tries: int = 3) -> Outcome | None:
         """Move all off a node, as an operator does, who runs it again when it fails. `act` is done `delay` seconds after the first step `at`."""
         timers: list[threading.Timer] = []
 
@@ -266,4 +267,5 @@ def heal(cluster: Cluster) -> None:
         with contextlib.suppress(SystemExit):
             for unit in SERVICES:
                 if cluster.run(host, "systemctl", "list-unit-files", "--no-legend", f"{unit}.service", check=False).strip():
-                    cluster.run(host, "sh", "-c", f"pid=$(systemctl show -p MainPID --value {unit}); [ $pid = 0 ] || kill -CONT $pid; systemctl start {unit}", check=False)
+                    cluster.run(host, "sh", "-c",
+                                f"pid=$(systemctl show -p MainPID --value {unit}); [ $pid = 0 ] || kill -CONT $pid; systemctl start {unit}", check=False)

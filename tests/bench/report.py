@@ -51,7 +51,8 @@ class Series:
     goals: tuple[float, float] | None = None  # p50, p99
 
     def figures(self) -> dict[str, t.Any]:
-        return {"operation": self.group, "what": self.name, "mode": self.mode, "silences": len(self.values), "calls": self.of, "lost": self.lost, "goals": self.goals,
+        return {"operation": self.group, "what": self.name, "mode": self.mode, "silences": len(self.values), "calls": self.of, "lost": self.lost,
+                "goals": self.goals,
                 **{f"p{p}": percentile(self.values, p) for p in (50, 90, 99)}, "max": self.values[-1] if self.values else None, "values": list(self.values)}
 
 
@@ -63,7 +64,8 @@ def series(drops: t.Mapping[str, t.Any], crash: t.Mapping[str, t.Any], faults: t
     found = []
     if drops.get("moves"):
         m = drops["moves"]
-        found.append(Series("Live move", "all rooms of a node", _sorted(g for r in m["runs"] for g in r["gaps"]), lost=len(m["dropped"]), of=m["moved"], goals=(0.8, 1.5)))
+        found.append(Series("Live move", "all rooms of a node", _sorted(g for r in m["runs"] for g in r["gaps"]), lost=len(m["dropped"]), of=m["moved"],
+                            goals=(0.8, 1.5)))
     for policy, name in (("now", "calls moved at once"), ("wait", "calls stay until they end")):
         runs = [r for r in drops.get("upgrades", {}).get("runs", ()) if r.get("policy") == policy]
         if runs:
@@ -74,9 +76,11 @@ def series(drops: t.Mapping[str, t.Any], crash: t.Mapping[str, t.Any], faults: t
             runs = [r for r in crash.get("runs", ()) if (r["kind"], r["mode"]) == (kind, mode)]
             if runs:
                 values = _sorted(s for r in runs for s in r["silences"])
-                found.append(Series("Crash of a node", name, values, mode, sum(len(r["lost"]) for r in runs), len(values), (2.0, 3.5) if (kind, mode) == ("sigkill", "ours") else None))
+                goals = (2.0, 3.5) if (kind, mode) == ("sigkill", "ours") else None
+                found.append(Series("Crash of a node", name, values, mode, sum(len(r["lost"]) for r in runs), len(values), goals))
     if crash.get("stalls"):
-        found.append(Series("Crash of a node", "none: Redis hangs 3 s", _sorted(g for r in crash["stalls"] for g in r["gaps"]), lost=sum(len(r["lost"]) for r in crash["stalls"])))
+        found.append(Series("Crash of a node", "none: Redis hangs 3 s", _sorted(g for r in crash["stalls"] for g in r["gaps"]),
+                            lost=sum(len(r["lost"]) for r in crash["stalls"])))
     for name in dict.fromkeys(r["fault"] for r in faults.get("rounds", ())):
         rounds = [r for r in faults["rounds"] if r["fault"] == name]
         found.append(Series("Faults", name, _sorted(g for r in rounds for g in r["gaps"]), lost=sum(max(0, r["dropped"] - r["given_up"]) for r in rounds)))
@@ -95,13 +99,15 @@ def assemble(bench: pathlib.Path) -> dict[str, t.Any]:
         raw[name] = json.loads(path.read_text()) if path.exists() else {}
         if raw[name]:
             made[name] = datetime.datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
-    goals = [{"bench": name, "what": row[0], "figure": row[1], "goal": row[2], "met": row[3]} for name in ("drops", "crash") for row in raw[name].get("rows", ()) if row[2] != ""]
+    goals = [{"bench": name, "what": row[0], "figure": row[1], "goal": row[2], "met": row[3]}
+             for name in ("drops", "crash") for row in raw[name].get("rows", ()) if row[2] != ""]
     faults = []
     for name, about in raw["faults"].get("faults", {}).items():
         rounds = [r for r in raw["faults"]["rounds"] if r["fault"] == name]
         if rounds:
             faults.append({"name": name, "about": about, "rounds": len(rounds), "held": sum(not r["problems"] for r in rounds), "seed": rounds[0]["seed"],
-                           "problems": [f"round {r['number']}, seed {r['seed']}: {p}" for r in rounds for p in r["problems"]], "facts": [r["facts"] for r in rounds]})
+                           "problems": [f"round {r['number']}, seed {r['seed']}: {p}" for r in rounds for p in r["problems"]],
+                           "facts": [r["facts"] for r in rounds]})
     found = series(raw["drops"], raw["crash"], raw["faults"])
     return {"title": "Silence under change", "made": made, "series": found, "goals": goals, "faults": faults,
             "load": {name: round(value["load"][0], 1) for name, value in raw.items() if value.get("load")}}
@@ -168,7 +174,8 @@ STYLE = """
 .ours{fill:var(--ours)}.stock{fill:var(--stock)}.settings{fill:var(--settings)}
 line.ours{stroke:var(--ours)}line.stock{stroke:var(--stock)}line.settings{stroke:var(--settings)}
 svg .row{font-size:12px;fill:var(--ink)}svg .told{fill:var(--ink);font-variant-numeric:tabular-nums}.key i.line{width:3px;height:14px;vertical-align:-2px}
-.yes{color:var(--good)}.no{color:var(--red);font-weight:600}details{margin:6px 0}summary{cursor:pointer}.wrap td:last-child{white-space:normal}.wrap td{white-space:nowrap;vertical-align:top}
+.yes{color:var(--good)}.no{color:var(--red);font-weight:600}details{margin:6px 0}summary{cursor:pointer}.wrap td:last-child{white-space:normal}
+.wrap td{white-space:nowrap;vertical-align:top}
 """
 
 
@@ -179,7 +186,8 @@ def tiles(report: t.Mapping[str, t.Any]) -> str:
         s = next((s for s in found if (s.group, s.name, s.mode) == (group, name, "ours")), None)
         if s and s.values:
             p99 = percentile(s.values, 99) or 0.0
-            shown.append((f"{what}, median", f"{percentile(s.values, 50):.2f} s", f"p99 {p99:.2f} s of {len(s.values)}", "bad" if s.goals and p99 > s.goals[1] else "good"))
+            shown.append((f"{what}, median", f"{percentile(s.values, 50):.2f} s", f"p99 {p99:.2f} s of {len(s.values)}",
+                          "bad" if s.goals and p99 > s.goals[1] else "good"))
     s = next((s for s in found if (s.group, s.name, s.mode) == ("Crash of a node", "process killed", "stock")), None)
     if s and s.values:
         shown.append(("the same, LiveKit alone", f"{percentile(s.values, 50):.2f} s", f"p99 {percentile(s.values, 99):.2f} s of {len(s.values)}", ""))
@@ -202,10 +210,12 @@ def page(report: t.Mapping[str, t.Any]) -> str:
     when = ", ".join(f"{name} of {at} (load average {report['load'].get(name, '–')})" for name, at in report["made"].items())
     key = "".join(f"<span><i style='background:var(--{mode})'></i>{text}</span>" for mode, text in MODES.items() if any(s.mode == mode for s in plain))
     parts = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'><title>{esc(report['title'])}</title>"
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'>"
+        f"<title>{esc(report['title'])}</title>"
         f"<style>{lab_report.STYLE}{STYLE}</style><main><h1>{esc(report['title'])}</h1>",
         f"<p class='verdict{' bad' if missed else ''}'>{verdict}</p>" if report["made"] else "<p class=verdict>No figures yet: run scripts/bench.</p>",
-        f"<p class=dim>In each call one client sends a tone through the cluster and another one listens; a silence is what it does not hear, from {FLOOR:g} s on. "
+        "<p class=dim>In each call one client sends a tone through the cluster and another one listens; "
+        f"a silence is what it does not hear, from {FLOOR:g} s on. "
         "Clients, nodes, Redis and balancers share one machine: what it was busy with is in the figures.</p>",
         f"<div class=tiles>{tiles(report)}</div>",
     ]
@@ -216,10 +226,12 @@ def page(report: t.Mapping[str, t.Any]) -> str:
         ]
     if report["goals"]:
         rows = [(g["what"], g["figure"], g["goal"], "met" if g["met"] else "not met") for g in report["goals"]]
-        parts.append("<h2>Goals</h2>" + lab_report.table(("what", "measured", "goal", ""), rows, {1, 2}, [i for i, g in enumerate(report["goals"]) if not g["met"]]))
+        parts.append("<h2>Goals</h2>" + lab_report.table(("what", "measured", "goal", ""), rows, {1, 2},
+                                                         [i for i, g in enumerate(report["goals"]) if not g["met"]]))
     if report["faults"]:
         rows = [(f["name"], f"{f['held']} of {f['rounds']}", f["about"]) for f in report["faults"]]
-        parts.append("<h2>Faults</h2><p class=dim>Rounds in which all held: no call lost, hosts went on serving, no room on two nodes, nothing decided on stale data, "
+        parts.append("<h2>Faults</h2><p class=dim>Rounds in which all held: no call lost, hosts went on serving, no room on two nodes, "
+                     "nothing decided on stale data, "
                      "everything finished afterwards.</p><div class=wrap>"
                      + lab_report.table(("fault", "held", "what happens, and what a caller may notice"), rows, {1},
                                         [i for i, f in enumerate(report["faults"]) if f["held"] < f["rounds"]]) + "</div>")
@@ -233,8 +245,9 @@ def page(report: t.Mapping[str, t.Any]) -> str:
 
         rows = [(s.group, s.name, MODES[s.mode] if s.group == "Crash of a node" else "", len(s.values), *(cell(percentile(s.values, p)) for p in (50, 90, 99)),
                  cell(s.values[-1] if s.values else None), s.lost) for s in found]
-        parts.append("<h2>Numbers</h2><p class=dim>Seconds.</p>" + lab_report.table(("operation", "", "", "silences", "p50", "p90", "p99", "longest", "lost"), rows,
-                                                                                   {3, 4, 5, 6, 7, 8}, [i for i, s in enumerate(found) if s.lost and s.mode == "ours"]))
+        headings = ("operation", "", "", "silences", "p50", "p90", "p99", "longest", "lost")
+        lost = [i for i, s in enumerate(found) if s.lost and s.mode == "ours"]
+        parts.append("<h2>Numbers</h2><p class=dim>Seconds.</p>" + lab_report.table(headings, rows, {3, 4, 5, 6, 7, 8}, lost))
     parts.append(f"<p class=dim>{esc(when)}. Raw figures beside this page.</p></main></html>")
     return "\n".join(parts)
 

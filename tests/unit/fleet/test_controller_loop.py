@@ -69,6 +69,7 @@ class FakeWatch:
 
     def __init__(self) -> None:
         self.verdicts: list[Verdict] = []
+        self.calm_from: float | None = None
 
     def suspects(self, snapshot: t.Any, reports: t.Any) -> list[str]:
         return []
@@ -263,6 +264,10 @@ def test_only_lasting_ghosts_are_removed(server: t.Any, make: t.Callable[..., Lo
     turn(loop)
     assert server.client.hexists("nodes", "ND_ghost")
     time.sleep(0.6)
+    loop.watch.calm_from = time.time() + 60  # Redis was away a moment ago
+    turn(loop)
+    assert server.client.hexists("nodes", "ND_ghost")
+    loop.watch.calm_from = time.time() - 1
     turn(loop)
     assert not server.client.hexists("nodes", "ND_ghost")
     assert not server.client.hexists("room_node_map", "ghost-room")

@@ -58,7 +58,7 @@ def plugin(args, monkeypatch):
     sent = {}
     made = action.ActionModule(types.SimpleNamespace(args=args, async_val=0, check_mode=False, diff=False, action="component"), None, None,
                                types.SimpleNamespace(get_basedir=lambda: "/",
-                                                      get_text_file_contents=lambda path: open(path, encoding="utf-8").read()), None, None)
+                                                     get_text_file_contents=lambda path: open(path, encoding="utf-8").read()), None, None)
     monkeypatch.setattr(action.ActionBase, "run", lambda self, tmp=None, task_vars=None: {})
     monkeypatch.setattr(made, "_find_needle", lambda folder, name: name)
     monkeypatch.setattr(made, "_execute_module", lambda module_name, module_args, task_vars: sent.update(module_args) or {})
