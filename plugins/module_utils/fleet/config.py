@@ -30,6 +30,14 @@ _PLAIN_SCALAR = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*")
 _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "y", "n", "null"}
 TYPE_NAMES = {dict: "a mapping", list: "a list", bool: "true or false", str: "a string", int: "a number", float: "a number"}
 
+# How long a node tries to pass a caller's signalling on before it drops it. Short, and the longest silence after a node died is half of what it is
+# with LiveKit's own 7.5 s. Controllers cut such signalling within a second themselves; then it may as well be longer than any outage of Redis,
+# in which nothing can be passed on: a caller who is dropped then loses media too, as its SDK gives up resuming.
+RELAY = {"retry_timeout": "1500ms", "min_retry_interval": "300ms", "max_retry_interval": "500ms"}
+WATCHED_RELAY = {"retry_timeout": "15m", "min_retry_interval": "300ms", "max_retry_interval": "2s"}
+# Milliseconds. With Sentinel LiveKit's own is 200, so that a Redis which is merely slow looks like one that is away.
+SENTINEL_TIMEOUTS = {"read_timeout": 3000, "write_timeout": 3000}
+
 
 # --- values -----------------------------------------------------------------------------------------------------------
 
@@ -66,6 +74,7 @@ class Model:
     webhook: dict[str, t.Any] = dataclasses.field(default_factory=dict, repr=False)
     server_config: dict[str, t.Any] = dataclasses.field(default_factory=dict, repr=False)
     known_keys: tuple[str, ...] = ()
+    controllers: bool = False  # whether there are any
 
     @classmethod
     def from_vars(cls, values: t.Mapping[str, t.Any]) -> Model:
@@ -82,7 +91,7 @@ class Model:
             if value is None:
                 continue
             kind = {"keys": dict, "redis": dict, "turn": dict, "webhook": dict, "server_config": dict, "known_keys": list,
-                    "use_external_ip": bool}.get(field.name, str)
+                    "use_external_ip": bool, "controllers": bool}.get(field.name, str)
             if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
                 value = str(value)
             elif kind is bool and str(value).lower() in ("true", "yes", "false", "no"):  # from the command line it comes as a string
@@ -175,13 +184,13 @@ def render(model: Model, ports: slots.Ports, key_file: str, directory: str = "",
         "prometheus": {"port": ports.metrics},
         # Two nodes drawn, the one with less load taken: bursts of new rooms do not pile up on one node between two reports.
         "node_selector": {"kind": "cpuload", "sort_by": "cpuload", "algorithm": "twochoice"},
-        # Smaller than LiveKit's own: halves the longest silence after a node dies.
-        "signal_relay": {"retry_timeout": "1500ms", "min_retry_interval": "300ms", "max_retry_interval": "500ms"},
+        "signal_relay": dict(WATCHED_RELAY if model.controllers else RELAY),
         "logging": {"json": True, "level": model.log_level},
         "turn": {"enabled": True, "allow_restricted_peer_cidrs": restricted_routes([model.node_ip, *peers]) or None} if model.turn.get("enabled") else None,
     }
     config = _known_only(merge({}, own), model.version)
-    sections = {"redis": model.redis or None, "turn": _turn_section(model, ports, directory), "webhook": model.webhook or None}
+    redis = {**SENTINEL_TIMEOUTS, **model.redis} if model.redis.get("sentinel_addresses") else model.redis
+    sections = {"redis": redis or None, "turn": _turn_section(model, ports, directory), "webhook": model.webhook or None}
     return merge(merge(config, sections), model.server_config)
 
 

@@ -169,6 +169,20 @@ def test_config_of_a_cluster_node() -> None:
     assert yaml.safe_load(config.to_yaml(rendered)) == rendered
 
 
+def test_signalling_waits_for_redis_where_controllers_cut_what_is_stale() -> None:
+    assert render()["signal_relay"]["retry_timeout"] == "1500ms"
+    assert render(controllers=True)["signal_relay"]["retry_timeout"] == "15m"
+    assert render(controllers=True, server_config={"signal_relay": {"retry_timeout": "9s"}})["signal_relay"]["retry_timeout"] == "9s"
+    assert config.Model.from_vars({"livekit_version": "1.13.5", "livekit_controllers": "True"}).controllers is True
+
+
+def test_a_slow_redis_behind_sentinel_is_waited_for() -> None:
+    sentinel = {"sentinel_master_name": "m", "sentinel_addresses": ["a:26379"]}
+    assert render(redis=sentinel)["redis"] == {**sentinel, "read_timeout": 3000, "write_timeout": 3000}
+    assert render(redis={**sentinel, "read_timeout": 500})["redis"]["read_timeout"] == 500
+    assert "read_timeout" not in render(redis={"address": "a:6379"})["redis"]
+
+
 def test_sections_nobody_asked_for_are_left_out() -> None:
     bare = render(redis={}, region="", turn={"enabled": False, "domain": "turn.example.org"})
     assert not {"redis", "region", "turn", "webhook", "keys"} & set(bare)
