@@ -7,7 +7,8 @@
 
 Kinds: the process is killed (sigkill), hangs (sigstop), its host dies (container), its host loses the network (network). Each time half of
 the calls live on the victim. `stock` is the same cluster, machine and calls with LiveKit's own settings and the controllers stopped;
-`settings` is that with our settings. Besides: Redis stalls for 3 s, after which no node may have been given up. Goals: design section 7.
+`settings` is that with our settings, which count on a controller. Besides: Redis stalls for 3 s, after which no node may have been given
+up. Goals: design section 7.
 """
 from __future__ import annotations
 
