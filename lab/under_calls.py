@@ -59,15 +59,15 @@ class Phases:
 
 
 class Calls:
-    """The call clients, in the background until stop(). options: more of lab/callers.py, such as --steady."""
+    """The call clients, in the background until stop(). script: lab/callers.py or lab/browser/browsers.py; options: more of theirs, such as --steady."""
 
-    def __init__(self, endpoint: t.Mapping[str, t.Any], out: pathlib.Path, count: int, *options: str) -> None:
+    def __init__(self, endpoint: t.Mapping[str, t.Any], out: pathlib.Path, count: int, *options: str, script: str = "lab/callers.py") -> None:
         self.count = count
         self.status, self.out, self.until = out / "calls.status.json", out / "calls.json", out / "calls.stop"
         out.mkdir(parents=True, exist_ok=True)
         for path in (self.status, self.out, self.until):
             path.unlink(missing_ok=True)
-        command = [sys.executable, str(ROOT / "lab/callers.py"), "--calls", str(count), "--seconds", "3600",
+        command = [sys.executable, str(ROOT / script), "--calls", str(count), "--seconds", "3600",
                    "--until-file", str(self.until), "--status", str(self.status), "--out", str(self.out), *options]
         if endpoint.get("ca_file") and endpoint["urls"][0].startswith("wss"):
             command += ["--ca-file", endpoint["ca_file"]]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -143,6 +144,24 @@ class Cluster:
     def container(self, host: str) -> str:
         return f"openrtc-{self.lab.name}-{host}"
 
+    def evacuate_in_turn(self, count: int, pause: float = 3.0) -> list[dict[str, t.Any]]:
+        """Evacuate node after node and start each again, until so many rooms have moved: a row per evacuation."""
+        runs: list[dict[str, t.Any]] = []
+        moved = 0
+        while moved < count and len(runs) < 4 * count:
+            host = HOSTS[len(runs) % len(HOSTS)]
+            node_id, place = next((n, p) for n, p in self.wait_serving().items() if p.host == host)
+            begin = time.time()
+            with self.mover() as mover:
+                outcome = mover.evacuate(node_id, "bench")
+            run = {"host": host, "started": begin, "ended": time.time(), "seconds": outcome.seconds, "rooms": len(outcome.moved), "timeline": outcome.timeline}
+            time.sleep(pause)  # so that each silence belongs to one move
+            runs.append({**run, "until": time.time()})
+            moved += len(outcome.moved)
+            self.start_slot(host, place.slot.slot)
+            print(f"move {len(runs)}: {host}, {len(outcome.moved)} rooms, {outcome.seconds} s, {moved} of {count} (load {os.getloadavg()[0]:.1f})", flush=True)
+        return runs
+
     def start_slot(self, host: str, slot: int) -> None:
         """Start the generation that a slot holds once more: a fresh node, whose gates it has passed before."""
         self.run(host, "systemctl", "reset-failed", f"livekit-server@{slot}.service", check=False)
@@ -183,9 +202,9 @@ class Cluster:
             time.sleep(0.5)
         raise SystemExit(f"not all media hosts serve again in {seconds:g} s, only {self.wait_serving(0)}")
 
-    def calls(self, count: int, out: pathlib.Path, *options: str) -> Calls:
+    def calls(self, count: int, out: pathlib.Path, *options: str, script: str = "lab/callers.py") -> Calls:
         """Calls that have media when this returns."""
-        calls = Calls(self.endpoint, out, count, *options)
+        calls = Calls(self.endpoint, out, count, *options, script=script)
         calls.wait_media()
         return calls
 

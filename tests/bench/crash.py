@@ -99,7 +99,7 @@ def stalls(cluster: Cluster, count: int, seconds: float) -> list[dict[str, t.Any
     if not count:
         return []
     before = cluster.wait_serving()
-    calls = cluster.calls(CALLS, BENCH / "crash-calls", "--every", "0", "--processes", "2", "--pin", *before)
+    calls = cluster.calls(CALLS, BENCH / "crash-stalls", "--every", "0", "--processes", "2", "--pin", *before)
     runs = []
     try:
         time.sleep(5)  # a controller that has just started judges nobody

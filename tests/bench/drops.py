@@ -18,7 +18,7 @@ import sys
 import time
 import typing as t
 
-from cluster import HOSTS, Cluster, Watch, gaps_between
+from cluster import Cluster, Watch, gaps_between
 from common import BENCH, Lab, save, table
 from callers import percentile
 
@@ -50,33 +50,17 @@ def upgrades(cluster: Cluster, count: int, calls: int) -> dict[str, t.Any]:
 
 def moves(cluster: Cluster, count: int, calls: int) -> dict[str, t.Any]:
     """Evacuate node after node until so many rooms have moved; calls that do not end meanwhile."""
-    runs: list[dict[str, t.Any]] = []
     watch, clients = Watch(cluster), cluster.calls(calls, BENCH / "drops-moves", "--every", "60")
     watch.start()
-    moved = turn = 0
     try:
-        while moved < count and turn < 4 * count:
-            places = cluster.wait_serving()
-            host = HOSTS[turn % len(HOSTS)]
-            node_id, place = next((n, p) for n, p in places.items() if p.host == host)
-            begin = time.time()
-            with cluster.mover() as mover:
-                outcome = mover.evacuate(node_id, "bench")
-            runs.append({"host": host, "started": begin, "ended": time.time(), "seconds": outcome.seconds, "rooms": len(outcome.moved),
-                         "timeline": outcome.timeline})
-            moved += len(outcome.moved)
-            turn += 1
-            time.sleep(3)  # so that each silence belongs to one move
-            runs[-1]["until"] = time.time()
-            cluster.start_slot(host, place.slot.slot)
-            print(f"move {turn}: {host}, {len(outcome.moved)} rooms in {outcome.seconds} s, {moved} of {count} (load {os.getloadavg()[0]:.1f})", flush=True)
+        runs = cluster.evacuate_in_turn(count)
     finally:
         clients.stop()
         watch.stop()
     found = json.loads(clients.out.read_text())["calls"]
     for run in runs:
-        run["gaps"] = gaps_between(found, run["started"], run.get("until", run["ended"]))
-    return {"runs": runs, "calls": len(found), "dropped": [c for c in found if c["dropped"]], "moved": moved,
+        run["gaps"] = gaps_between(found, run["started"], run["until"])
+    return {"runs": runs, "calls": len(found), "dropped": [c for c in found if c["dropped"]], "moved": sum(r["rooms"] for r in runs),
             "apart": sorted(watch.apart), "samples": watch.samples}
 
 
