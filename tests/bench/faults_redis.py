@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import subprocess
 import threading
 import time
@@ -13,9 +14,13 @@ import typing as t
 
 from cluster import Cluster
 from common import ROOT
+from faults_moves import recovered_once
 from faults_scene import Scene, fault
+from fleet import drain
 from fleet.api import Api
 from fleet.errors import FleetError
+from fleet.move_store import MOVES
+from fleet.reports import HOSTS
 
 SERVING = 10.0  # seconds after Redis is back until the cluster takes calls
 THAW = 3.0  # seconds after Redis is back in which nobody may be judged
@@ -160,6 +165,30 @@ def redis_slow_mid_move(scene: Scene) -> None:
     node, dummy = scene.victim()
     with delayed(scene.cluster, seconds):
         scene.evacuate(node)
+
+
+@fault()
+def entries_of_others(scene: Scene) -> None:
+    """The registry holds what this version does not understand: a host's report that is no report, fields of a newer version. A move and the controllers
+    go on as if it were not there."""
+    node, place = scene.victim()
+    newer = {"since_version": "99.0.0"}
+    rooms = {"nobody-s-room": {"frm": "ND_x", "to": "ND_y", "at": time.time(), "cut": True, **newer}}
+    guard = {"id": "rooms-99", "kind": "rooms", "by": "bench", "started_at": time.time(), "rooms": rooms, **newer}
+    request = {"node_id": "ND_x", "host": place.host, "slot": 9, "policy": "wait", **newer}
+    with scene.cluster.registry() as registry:
+        registry.ask("put in what nobody knows", ("HSET", HOSTS, "nobody", scene.rng.choice(["", "no report", "[]", '{"host": 1}'])),
+                     ("HSET", MOVES, "rooms-99", json.dumps(guard)), ("HSET", drain.DRAINS, "ND_x", json.dumps(request)))
+        try:
+            time.sleep(2)
+            scene.evacuate(node)
+            scene.cluster.restore()
+            again, there = scene.victim()
+            begin = time.time()
+            scene.kill_node(again, there)
+            recovered_once(scene, again, begin)
+        finally:
+            registry.ask("take it out", ("HDEL", HOSTS, "nobody"), ("HDEL", MOVES, "rooms-99"), ("HDEL", drain.DRAINS, "ND_x"))
 
 
 def _admin(cluster: Cluster) -> list[str]:

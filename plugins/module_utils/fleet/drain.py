@@ -19,7 +19,7 @@ import re
 import typing as t
 
 from .errors import FleetError
-from .move_plan import View, check_leaving, frozen
+from .move_plan import View, check_leaving, frozen, known
 from .orders import Order
 from .placement import receivers
 from .redis_connection import as_text
@@ -70,7 +70,7 @@ def seconds(text: str | float) -> float:
 
 def requests(registry: Registry) -> dict[str, Request]:
     (found,) = registry.ask("read the drains", ("HGETALL", DRAINS))
-    return {as_text(key): Request(**json.loads(as_text(raw))) for key, raw in found.items()}
+    return {as_text(key): Request(**known(Request, json.loads(as_text(raw)))) for key, raw in found.items()}
 
 
 def put(registry: Registry, request: Request) -> None:

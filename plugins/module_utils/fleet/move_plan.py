@@ -35,6 +35,11 @@ WAVE_PER_CPU = 6  # participants who reconnect at once, per CPU of the receivers
 GUARD_SECONDS = 25.0
 
 
+def known(kind: type, values: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """What this version knows of an entry that another one may have written."""
+    return {f.name: values[f.name] for f in dataclasses.fields(kind) if f.name in values}
+
+
 @dataclasses.dataclass(frozen=True)
 class Moved:
     """A room of a record: from which node to which, when (Redis' clock, anew at the cut), whether its signalling was cut, and who was in it."""
@@ -80,7 +85,7 @@ class Record:
     @classmethod
     def parse(cls, text: str) -> Record:
         values = json.loads(text)
-        return cls(**{**values, "rooms": {room: Moved(**m) for room, m in values["rooms"].items()}})
+        return cls(**{**known(cls, values), "rooms": {room: Moved(**known(Moved, m)) for room, m in values["rooms"].items()}})
 
     def with_rooms(self, rooms: t.Mapping[str, Moved]) -> Record:
         return dataclasses.replace(self, rooms={**self.rooms, **rooms})
