@@ -38,6 +38,12 @@ options:
     type: list
     elements: str
     default: []
+  draining:
+    description:
+      - Of O(hosts) only nodes that drain already and of which nobody has said what becomes of their calls, as after a run that was killed
+        right behind its SIGTERM. Nodes of O(node_ids) that are gone by now are no error then.
+    type: bool
+    default: false
   policy:
     description:
       - V(move) moves the calls to other nodes when the O(deadline) has passed; every caller hears less than a second of silence.
@@ -138,6 +144,7 @@ def main() -> None:
             **engine_spec(),
             "hosts": {"type": "list", "elements": "str", "default": []},
             "node_ids": {"type": "list", "elements": "str", "default": []},
+            "draining": {"type": "bool", "default": False},
             "policy": {"type": "str", "choices": ["move", "wait", "now", "end"], "default": "move"},
             "deadline": {"type": "str", "default": "30m"},
             "wait": {"type": "bool", "default": True},
@@ -156,7 +163,7 @@ def main() -> None:
     try:
         deadline = drain.seconds(p["deadline"]) if p["policy"] in ("move", "end") else None
         with registry_of(p) as registry:
-            run = DrainRun(mover_of(registry, p), p["policy"], deadline, p["neighbours"])
+            run = DrainRun(mover_of(registry, p), p["policy"], deadline, p["neighbours"], p["draining"])
             run.choose(p["hosts"], p["node_ids"])
             if not module.check_mode:
                 if run.begin(p["poll"]):

@@ -30,9 +30,10 @@ ORDER = (("agent",), ("egress", "ingress", "sip"))  # neighbours go in this orde
 class DrainRun:
     """See drain.py for what is decided; this carries several nodes along."""
 
-    def __init__(self, mover: Mover, policy: str, seconds: float | None, neighbours: t.Sequence[t.Mapping[str, str]] = ()) -> None:
+    def __init__(self, mover: Mover, policy: str, seconds: float | None, neighbours: t.Sequence[t.Mapping[str, str]] = (), draining: bool = False) -> None:
+        """draining: of the hosts only nodes that drain already and that nobody has asked about; nodes that are gone meanwhile do not matter."""
         self.mover, self.registry, self.drainer = mover, mover.registry, Drainer(mover)
-        self.policy, self.seconds, self.neighbours = policy, seconds, neighbours
+        self.policy, self.seconds, self.neighbours, self.draining = policy, seconds, neighbours, draining
         self.requests: list[Request] = []
         self.state: dict[str, Action] = {}
         self.hosts: list[str] = []
@@ -60,13 +61,14 @@ class DrainRun:
                              "Nothing is done on data that cannot be trusted; mend that, then run again",
                              code="frozen")
         self.hosts, self.requests = list(hosts), []
-        self._known_hosts(hosts, reports, snapshot.taken_at)
+        if not self.draining:
+            self._known_hosts(hosts, reports, snapshot.taken_at)
         asked = drain.requests(self.registry)
         now = self.registry.now()
-        wanted = [*node_ids, *(s.node_id for h in hosts for s in reports.hosts[h].slots if s.node_id and not s.free),
-                  *(r.node_id for r in asked.values() if r.host in hosts)]
-        for node_id in dict.fromkeys(wanted):
+        for node_id in dict.fromkeys([*node_ids, *self._nodes_of(hosts, reports, asked)]):
             place, before = reports.place_of(node_id), asked.get(node_id)
+            if self.draining and before is None and (place is None or place.slot.free):
+                continue
             if place is None and before is None:
                 raise FleetError("find the node", node_id, "no host reports such a node" + (", the registry knows it" if node_id in snapshot.nodes else ""),
                                  "Check the identifier (openrtc.livekit.status shows them); for what a dead node left behind use openrtc.livekit.recover",
@@ -78,6 +80,12 @@ class DrainRun:
         self._check_together(snapshot, reports)
         self.state = {r.node_id: self.drainer.look(r) for r in self.requests}
         self.changed = any(r.node_id not in asked or (asked[r.node_id].policy, asked[r.node_id].deadline) != (r.policy, r.deadline) for r in self.requests)
+
+    def _nodes_of(self, hosts: t.Sequence[str], reports: Reports, asked: t.Mapping[str, Request]) -> list[str]:
+        slots = [s for h in hosts if h in reports.hosts for s in reports.hosts[h].slots if s.node_id and not s.free]
+        if self.draining:
+            return [s.node_id for s in slots if s.node_id and s.draining and s.node_id not in asked]
+        return [*(s.node_id for s in slots if s.node_id), *(r.node_id for r in asked.values() if r.host in hosts)]
 
     @staticmethod
     def _known_hosts(hosts: t.Sequence[str], reports: Reports, now: float) -> None:

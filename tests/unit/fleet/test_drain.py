@@ -301,6 +301,27 @@ def test_redis_is_away_for_a_moment(cluster):
     assert found.done
 
 
+def test_nodes_that_a_killed_run_left_draining(cluster):
+    """Their SIGTERM was sent, what becomes of their calls nobody has said. Nodes that serve, or for which it was said, are left alone."""
+    mover = cluster.mover("killed")
+    with mover.lock:
+        mover.drain("ND_a", "the run is killed right afterwards")
+        mover.drain("ND_b", "another one")
+    drain.put(cluster.registry(), Request("ND_b", "sfu2", 1, "wait", by="somebody"))
+    cluster.settle(0.5)
+    found = DrainRun(cluster.mover(wait=5.0), "now", None, draining=True)
+    found.choose(["sfu1", "sfu2", "sfu3", "no-host"], ["ND_gone"])
+    assert [r.node_id for r in found.requests] == ["ND_a"] and found.changed
+    found.begin()
+    found.pursue(wait=False)
+    assert {room: home for room, home in cluster.homes().items() if home != "ND_c"} == {"other": "ND_b"}
+    assert cluster.nodes["ND_a"].terms == 1 and not cluster.nodes["ND_a"].alive and list(requests(cluster)) == ["ND_b"]
+    assert cluster.nodes["ND_b"].kills == cluster.nodes["ND_c"].terms == 0
+    again = DrainRun(cluster.mover(wait=5.0), "now", None, draining=True)
+    again.choose(["sfu1", "sfu2"], ["ND_a"])
+    assert again.done and not again.changed
+
+
 def test_a_drain_that_the_controller_finishes(cluster):
     """It removes the request; the run that still looks sees that the node is gone."""
     found = DrainRun(cluster.mover(wait=5.0), "wait", None)
