@@ -245,6 +245,19 @@ def test_freeze_is_told_once_and_ends(server: t.Any, make: t.Callable[..., Loop]
     assert FakeMover.done == [("recover", "ND_two", "recover")]
 
 
+def test_what_redis_answers_late_decides_nothing(server: t.Any, make: t.Callable[..., Loop], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LATE", 0.2)
+    real = module.take
+    monkeypatch.setattr(module, "take", lambda registry: (time.sleep(0.3), real(registry))[1])
+    loop = make()
+    loop.watch.verdicts = [DEAD]
+    turn(loop, 2)
+    assert not FakeMover.done and "s to answer" in loop.look.frozen
+    monkeypatch.setattr(module, "take", real)
+    turn(loop)
+    assert FakeMover.done == [("recover", "ND_two", "recover")] and kinds(server)[:2] == ["freeze", "thaw"]
+
+
 def test_nothing_is_done_while_every_node_looks_stale(server: t.Any, make: t.Callable[..., Loop]) -> None:
     for node in ("ND_new1", "ND_old1", "ND_two", "ND_three"):
         server.add_node(node, age=30)

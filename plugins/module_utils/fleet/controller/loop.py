@@ -34,6 +34,7 @@ ROUND = 0.5  # seconds between two looks at drains and unfinished moves
 PATIENCE = 2.0  # seconds a drain's step must have been due: a playbook that waits for the drain comes first
 AGAIN = 3.0  # seconds until a recovery is tried again
 CLEANUP = 30.0
+LATE = 2.5  # seconds; what took longer to read may have been true before it and not after it
 ODD = 1.0  # seconds a node must look odd to be told of: a busy host answers late now and then
 ODD_AGAIN = 30.0  # seconds until the same oddity of a node is told again
 
@@ -98,7 +99,10 @@ class Loop:
         self.journal.entries.clear()  # that is a timeline, and this run has no end
 
     def tick(self) -> None:
+        begin = time.monotonic()
         look = take(self.registry)
+        if time.monotonic() - begin > LATE:
+            look = Look(blind=f"Redis took {time.monotonic() - begin:.1f} s to answer")
         self.answers = {}
         if look.snapshot is not None and look.reports is not None and not look.frozen:
             self.probes.learn(look.reports)
@@ -160,6 +164,7 @@ class Loop:
     # -- what is less urgent: moves that were left, drains, ghosts ----------------------------------------------
 
     def _round(self, look: Look) -> None:
+        begin = time.monotonic()
         if look.records and not self.rescuer.busy and not self.settings.dry_run:
             with self.mover.hold():
                 self.mover.mover().resume()
@@ -168,8 +173,9 @@ class Loop:
             for request in look.requests.values():
                 self._drain(request)
         calm = look.snapshot is None or self.watch.calm_from is None or look.snapshot.taken_at >= self.watch.calm_from  # Redis was not away a moment ago
-        if self.settings.cleanup and calm and time.monotonic() - self._cleanup_at >= CLEANUP:
-            self._cleanup_at = time.monotonic()
+        now = time.monotonic()
+        if self.settings.cleanup and calm and now - begin < LATE and now - self._cleanup_at >= CLEANUP:
+            self._cleanup_at = now
             self._clean(look)
 
     def _drain(self, request: Request) -> None:
