@@ -5,7 +5,7 @@
 
     tests/bench/report.py [--bench build/bench] [--out build/bench]
 
-Takes drops.json, crash.json and faults.json, whichever are there. The page needs no network and no script, and follows the reader's
+Takes drops.json, browser.json, crash.json and faults.json, whichever are there. The page needs no network and no script, and follows the reader's
 choice of light or dark.
 """
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Series:
 # ---------------------------------------------------------------- data
 
 
-def series(drops: t.Mapping[str, t.Any], crash: t.Mapping[str, t.Any], faults: t.Mapping[str, t.Any]) -> list[Series]:
+def series(drops: t.Mapping[str, t.Any], crash: t.Mapping[str, t.Any], faults: t.Mapping[str, t.Any], browser: t.Mapping[str, t.Any]) -> list[Series]:
     """Every distribution that the raw figures hold, in the order of the page."""
     found = []
     if drops.get("moves"):
@@ -71,6 +71,10 @@ def series(drops: t.Mapping[str, t.Any], crash: t.Mapping[str, t.Any], faults: t
         if runs:
             lost = sum(any(r["started"] <= (c.get("last_media") or c["started"]) <= r["ended"] for r in runs) for c in drops["upgrades"]["dropped"])
             found.append(Series("Upgrade of three nodes", name, _sorted(g for r in runs for g in r["gaps"]), lost=lost, of=sum(r["calls"] for r in runs)))
+    for what, name in (("moves", "live move"), ("upgrade", "upgrade, calls moved at once"), ("crash", "process killed")):
+        if browser:  # who was lost is told once, with the moves
+            found.append(Series("Picture in a browser", name, _sorted(browser["gaps"][what]), goals=(2.3, 3.0) if what == "moves" else None,
+                                lost=sum(c["dropped"] for c in browser["calls"]) if what == "moves" else 0))
     for kind, name in KINDS.items():
         for mode in MODES:
             runs = [r for r in crash.get("runs", ()) if (r["kind"], r["mode"]) == (kind, mode)]
@@ -94,13 +98,13 @@ def _sorted(values: t.Iterable[float]) -> tuple[float, ...]:
 def assemble(bench: pathlib.Path) -> dict[str, t.Any]:
     """All that the page shows."""
     raw, made = {}, {}
-    for name in ("drops", "crash", "faults"):
+    for name in ("drops", "browser", "crash", "faults"):
         path = bench / f"{name}.json"
         raw[name] = json.loads(path.read_text()) if path.exists() else {}
         if raw[name]:
             made[name] = datetime.datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
     goals = [{"bench": name, "what": row[0], "figure": row[1], "goal": row[2], "met": row[3]}
-             for name in ("drops", "crash") for row in raw[name].get("rows", ()) if row[2] != ""]
+             for name in ("drops", "browser", "crash") for row in raw[name].get("rows", ()) if row[2] != ""]
     faults = []
     for name, about in raw["faults"].get("faults", {}).items():
         rounds = [r for r in raw["faults"]["rounds"] if r["fault"] == name]
@@ -108,7 +112,7 @@ def assemble(bench: pathlib.Path) -> dict[str, t.Any]:
             faults.append({"name": name, "about": about, "rounds": len(rounds), "held": sum(not r["problems"] for r in rounds), "seed": rounds[0]["seed"],
                            "problems": [f"round {r['number']}, seed {r['seed']}: {p}" for r in rounds for p in r["problems"]],
                            "facts": [r["facts"] for r in rounds]})
-    found = series(raw["drops"], raw["crash"], raw["faults"])
+    found = series(raw["drops"], raw["crash"], raw["faults"], raw["browser"])
     return {"title": "Silence under change", "made": made, "series": found, "goals": goals, "faults": faults,
             "load": {name: round(value["load"][0], 1) for name, value in raw.items() if value.get("load")}}
 
