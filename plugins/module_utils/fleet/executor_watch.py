@@ -30,6 +30,7 @@ TICK = 0.2  # seconds
 LOOK_EVERY = 5.0
 MEASURE_TIMEOUT = 0.8
 DBUS_TIMEOUT = 1.0
+ENDED = 16  # nodes that are gone and still told of
 Process = t.Tuple[int, str]  # pid and when it started: names one process for ever
 
 
@@ -76,7 +77,8 @@ class Units:
 
 
 class Memory:
-    """Which process is which node. A file keeps it over a restart of the executor, as a node that hangs cannot be asked again."""
+    """Which process is which node, of the latest that ended too. A file keeps it over a restart of the executor, as a node that hangs cannot be asked
+    again, and one that is gone even less."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -91,8 +93,7 @@ class Memory:
         """Whether that was new."""
         if self.nodes.get(process) == node_id:
             return False
-        self.nodes = {p: n for p, n in self.nodes.items() if started(p[0]) == p[1]}
-        self.nodes[process] = node_id
+        self.nodes = {**{p: n for p, n in self.nodes.items() if n not in self.forgotten()}, process: node_id}
         try:
             with open(self.path + ".new", "w", encoding="utf-8") as out:
                 json.dump([[*p, n] for p, n in self.nodes.items()], out)
@@ -100,6 +101,13 @@ class Memory:
         except OSError:
             pass  # known until this process ends
         return True
+
+    def ended(self) -> tuple[str, ...]:
+        """Nodes whose process is gone, oldest first."""
+        return tuple(n for p, n in self.nodes.items() if started(p[0]) != p[1])
+
+    def forgotten(self) -> tuple[str, ...]:
+        return self.ended()[:-ENDED]
 
 
 class Watch:
@@ -217,7 +225,7 @@ class Watch:
         ports = {slot.slot: self.host.layout.ports(slot.slot).signal for slot in slots} if self.host else {}
         states = self._states
         near = {unit: "unknown" if states is None else states.get(unit, "inactive") for unit in self.neighbours}
-        return HostReport(host, address, at, slots, ports, balancer, near)
+        return HostReport(host, address, at, slots, ports, balancer, near, self.memory.ended())
 
 
 def patterns(neighbours: t.Sequence[str], slots: bool) -> list[str]:

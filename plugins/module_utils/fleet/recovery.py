@@ -94,6 +94,9 @@ class Watch:
             signs["report"] = f"no report of {home.host} for {now - home.at:.1f} s"
         elif home is not None and reports.place_of(node.id) is None and not any(pid and s.pid == pid for s in home.slots):
             signs["unit"] = f"systemd of {home.host} no longer runs it"
+        for past in reports.hosts.values():
+            if home is None and node.id in past.ended and now - past.at <= SILENT_REPORT:  # it ended before we came to know it
+                signs["unit"] = f"{past.host} says that it has ended"
         if node.age(now) > SILENT_NODE:
             signs["entry"] = f"its entry is {node.age(now):.1f} s old"
         return signs

@@ -35,6 +35,7 @@ class HostReport:
     ports: t.Mapping[int, int] = dataclasses.field(default_factory=dict)  # {slot: signalling port}
     balancer: str = ""  # haproxy-http, haproxy-tcp, nginx, or "" for none
     neighbours: t.Mapping[str, str] = dataclasses.field(default_factory=dict)  # {unit: ActiveState} of egress, ingress, agents ...
+    ended: tuple[str, ...] = ()  # nodes that ran here and whose process is gone, the latest ones
 
     def fresh(self, now: float) -> bool:
         return now - self.at < FRESH_SECONDS
@@ -47,7 +48,8 @@ class HostReport:
         values = json.loads(text)
         return cls(host=values["host"], address=values["address"], at=float(values["at"]), balancer=values.get("balancer") or "",
                    slots=tuple(Slot.from_mapping(row) for row in values.get("slots") or ()), neighbours=values.get("neighbours") or {},
-                   ports={int(slot): int(port) for slot, port in (values.get("ports") or {}).items()})
+                   ports={int(slot): int(port) for slot, port in (values.get("ports") or {}).items()},
+                   ended=tuple(str(node) for node in values.get("ended") or ()))
 
 
 def _readable(raw: bytes) -> HostReport | None:

@@ -71,6 +71,20 @@ def test_a_leader_that_stops_is_followed_at_once(make: t.Callable[..., Lease]) -
     assert [entry["kind"] for entry in heard] == ["lead"]
 
 
+def test_a_leader_that_is_restarted_leaves_the_lease_to_the_other(make: t.Callable[..., Lease]) -> None:
+    """It does not know what ran where, the other one does."""
+    a, b = make("a"), make("b")
+    a.step()
+    a.lock.release()
+    b.step()
+    b.lock.release()  # free, and its holder was there a moment ago
+    again = make("a")
+    assert again.step() < 0.5 and not again.held
+    again.begun -= module.YOUNG
+    again.step()
+    assert again.held
+
+
 def test_without_redis_nobody_leads_and_then_one_does_again(make: t.Callable[..., Lease]) -> None:
     heard: list[dict[str, t.Any]] = []
     a = make("a", tell=heard.append)

@@ -510,8 +510,13 @@ def test_a_process_is_named_by_pid_and_start(tmp_path):
     process.kill()
     wait(lambda: started(process.pid) is None)  # a zombie is nobody
     process.wait()
+    assert memory.ended() == ("ND_a",)
     memory.learn((os.getpid(), started(os.getpid())), "ND_b")
-    assert list(memory.nodes.values()) == ["ND_b"]
+    assert Memory(str(tmp_path / "m.json")).ended() == ("ND_a",)
+    for n in range(executor_watch.ENDED + 5):
+        memory.nodes[(process.pid, f"{n}")] = f"ND_{n}"
+    memory.learn((os.getpid(), started(os.getpid())), "ND_c")
+    assert len(memory.ended()) == executor_watch.ENDED and memory.ended()[-1] == f"ND_{executor_watch.ENDED + 4}"
 
 
 def test_an_answer_of_the_next_process_is_not_taken_for_this_one(tmp_path):

@@ -23,6 +23,7 @@ class World:
         self.stopped = {}  # name -> since when its entry is not refreshed
         self.silent = {}  # name -> since when its host does not report
         self.slots = {n: slot(n, pid=100 + i) for i, n in enumerate(NAMES)}
+        self.ended = {}  # name -> nodes that its host says have ended
         self.away = None  # since when Redis cannot be asked
         self.asked = set()
 
@@ -35,7 +36,8 @@ class World:
         for i, n in enumerate(NAMES):
             last = min(at, self.stopped.get(n, at))
             nodes[f"ND_{n}"] = dataclasses.replace(node(n), updated_at=int(NOW + last - (last + i * 0.5) % 2))
-        hosts = [dataclasses.replace(report(f"sfu-{n}", self.slots[n]), at=NOW + int(min(at, self.silent.get(n, at)))) for n in NAMES]
+        hosts = [dataclasses.replace(report(f"sfu-{n}", self.slots[n], ended=self.ended.get(n, ())), at=NOW + int(min(at, self.silent.get(n, at))))
+                 for n in NAMES]
         snapshot, reports = Snapshot(now, 0.0, nodes, {}, frozenset()), Reports(hosts)
         suspects = self.watch.suspects(snapshot, reports)
         self.asked = set(suspects)
@@ -78,6 +80,18 @@ def test_a_killed_process_that_systemd_starts_again():
     world = calm()
     world.slots["b"], world.stopped["b"], world.ports["b"] = slot(None, "activating", pid=None), 10, "refused"
     assert world.until(11, 10)["ND_b"][0] == 10
+
+
+def test_a_process_that_was_killed_before_we_looked():
+    """A controller that was just started never saw it in its slot, where another node runs by now. Its host still knows."""
+    world = World()
+    world.slots["b"], world.stopped["b"] = slot("new", pid=999), -5
+    assert world.until(20) == {}
+    world.ended["b"] = ("ND_b",)
+    assert list(world.until(21, 20)) == ["ND_b"]
+    world = World()
+    world.slots["b"], world.ended["b"] = slot("new", pid=999), ("ND_b",)
+    assert world.until(10) == {}, "its entry is refreshed, so something is odd with the host's word"
 
 
 def test_a_process_that_only_lost_its_name_lives():

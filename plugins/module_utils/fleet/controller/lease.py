@@ -24,6 +24,7 @@ KEY = "openrtc:lease:controller"
 TTL = 3.0
 RENEW = 1.0
 CONTROLLERS = "openrtc:controllers"  # hash: name -> JSON {at, leader, dry_run}: who is there, for the page
+YOUNG = 5.0  # seconds in which a controller that has just started leaves the lease to others: it does not know yet what ran where
 FORGET = 3600.0  # seconds after which a silent controller is no longer listed
 
 
@@ -36,6 +37,7 @@ class Lease:
         self.journal = Journal(registry, f"controller@{name}", tell)
         self.lock = Lock(registry, "controller", f"controller@{name}", ttl=TTL)
         self.lock.key = KEY + (":dry-run" if dry_run else "")
+        self.begun = time.monotonic()
         self.until = 0.0  # of our clock that never steps; ours ends before that of Redis does
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -68,7 +70,7 @@ class Lease:
         try:
             self.until = 0.0
             self.lock.release()
-            self._note(False)
+            self._note(False, stopped=True)
         except FleetError:
             pass  # it ends by itself
 
@@ -78,6 +80,9 @@ class Lease:
         try:
             if self.lock.token:
                 self.lock.renew()
+            elif begin - self.begun < YOUNG and self._others():
+                self._note(False)
+                return 0.25
             else:
                 self.lock.acquire()
             self.until = begin + TTL
@@ -91,14 +96,20 @@ class Lease:
                 return 0.05
         return max(0.05, RENEW - (time.monotonic() - begin))
 
+    def _others(self) -> bool:
+        """Whether another controller is there that could lead."""
+        now = self.registry.now()
+        there = {name: c for name, c in controllers(self.registry).items() if now - c["at"] < TTL and not c.get("stopped")}
+        return any(name != self.name and c["dry_run"] == self.dry_run for name, c in there.items())
+
     def _quietly_note(self) -> None:
         try:
             self._note(False)
         except FleetError:
             pass
 
-    def _note(self, leader: bool) -> None:
-        state = {"at": round(self.registry.now(), 1), "leader": leader, "dry_run": self.dry_run}
+    def _note(self, leader: bool, **more: t.Any) -> None:
+        state = {"at": round(self.registry.now(), 1), "leader": leader, "dry_run": self.dry_run, **more}
         self.registry.ask("note that this controller is there", ("HSET", CONTROLLERS, self.name, json.dumps(state)))
 
 
