@@ -23,10 +23,11 @@ if t.TYPE_CHECKING:
 
 GHOST_SECONDS = 60.0
 
-# KEYS: lock. ARGV: token, room, node it was mapped to ('' for none). Removes the room unless somebody has taken it meanwhile.
+# KEYS: lock. ARGV: token, room, node it was mapped to ('' for none), 1 if that node lives. Removes the room unless somebody has taken it meanwhile.
 _REMOVE_ROOM = HELD + """
 local node = redis.call('HGET', 'room_node_map', ARGV[2])
 if (node or '') ~= ARGV[3] then return 0 end
+if ARGV[4] == '1' and redis.call('EXISTS', 'room_participants:' .. ARGV[2]) == 1 then return 0 end
 redis.call('HDEL', 'room_node_map', ARGV[2])
 redis.call('HDEL', 'rooms', ARGV[2])
 redis.call('HDEL', 'room_internal', ARGV[2])
@@ -45,6 +46,7 @@ class Cleanup:
     nodes: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     rooms: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     homes: t.Mapping[str, str] = dataclasses.field(default_factory=dict)  # {room: the node it was mapped to, or ""}
+    lasting: t.Mapping[str, float] = dataclasses.field(default_factory=dict)  # {room: seconds it has to be seen like this, where that is not `after`}
 
     def __bool__(self) -> bool:
         return bool(self.nodes or self.rooms)
@@ -54,10 +56,13 @@ class Cleanup:
 
 
 def plan(snapshot: Snapshot, reports: Reports, probes: t.Mapping[str, str], details: t.Mapping[str, Room] | None = None,
-         after: float = GHOST_SECONDS) -> Cleanup:
+         after: float = GHOST_SECONDS, empty: t.Collection[str] = ()) -> Cleanup:
     """What is a ghost for sure. A node: silent for `after` seconds, run by no host (one that is silent itself for as long does not count), port
     not answering. A room: mapped to such a node or to one that neither registry nor hosts know; or mapped nowhere. Of a room that is younger
-    than `after` nothing is sure. Raises FleetError frozen."""
+    than `after` nothing is sure. Raises FleetError frozen.
+
+    empty: rooms without participants. One that moved and that nobody came back to is on a living node, which has never opened it and so never closes
+    it. It is a ghost when it stays empty for longer than a node would have kept it open, which only somebody who goes on watching can tell (`lasting`)."""
     why = frozen(snapshot)
     if why:
         raise FleetError("look for ghosts", "the registry", why, "Nothing is removed on data that cannot be trusted", code="frozen")
@@ -67,7 +72,11 @@ def plan(snapshot: Snapshot, reports: Reports, probes: t.Mapping[str, str], deta
     gone = {n for n in snapshot.room_node_map.values() if n in nodes or n not in snapshot.nodes and not _run(n, reports, probes, now, after)}
     rooms = {room: f"on node {node}, which is gone" for room, node in snapshot.room_node_map.items() if node in gone and _old(room, details, now, after)}
     loose = {room: "no node hosts it" for room in snapshot.rooms if room not in snapshot.room_node_map and room in details and _old(room, details, now, after)}
-    return Cleanup(nodes, {**rooms, **loose}, {room: snapshot.room_node_map.get(room, "") for room in (*rooms, *loose)})
+    left = {room: f"empty, and node {snapshot.room_node_map[room]} should have closed it" for room in empty
+            if room in details and snapshot.fresh(snapshot.room_node_map.get(room, "")) and _old(room, details, now, after + details[room].empty_timeout)}
+    found = {**rooms, **loose, **left}
+    return Cleanup(nodes, found, {room: snapshot.room_node_map.get(room, "") for room in found},
+                   {room: after + details[room].departure_timeout for room in left})
 
 
 def _run(node_id: str, reports: Reports, probes: t.Mapping[str, str], now: float, after: float) -> bool:
@@ -88,7 +97,8 @@ def apply(registry: Registry, lock: Lock, found: Cleanup) -> Cleanup:
     rooms, nodes = {}, {}
     alive = registry.snapshot()  # a node may have come back since
     for room, why in found.rooms.items():
-        if not alive.fresh(found.homes[room]) and _locked(registry, lock, _REMOVE_ROOM, [lock.token, room, found.homes[room]]):
+        lives = alive.fresh(found.homes[room])
+        if lives == (room in found.lasting) and _locked(registry, lock, _REMOVE_ROOM, [lock.token, room, found.homes[room], int(lives)]):
             rooms[room] = why
     for node, why in found.nodes.items():
         if not alive.fresh(node) and _locked(registry, lock, _REMOVE_NODE, [lock.token, node]):

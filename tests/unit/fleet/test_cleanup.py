@@ -70,6 +70,14 @@ def test_rooms_that_no_node_hosts():
     assert found.rooms == {"r": "no node hosts it"} and found.homes == {"r": ""}
 
 
+def test_rooms_that_moved_and_that_nobody_came_back_to():
+    """Their node has never opened them, so it never closes them."""
+    rooms, ages = dict.fromkeys(("left", "young", "busy"), "b"), {"left": 400, "young": 320, "busy": 900}
+    found = cleanup.plan(snapshot([node("b")], rooms), Reports([]), {}, details(**ages), empty=["left", "young"])
+    assert found.rooms == {"left": "empty, and node ND_b should have closed it"} and found.homes == {"left": "ND_b"}
+    assert found.lasting == {"left": 80}, "its node may keep it open for 20 s after the last participant"
+
+
 def test_frozen():
     for nodes in ([], [node("a", 90), node("b", 90)]):
         with pytest.raises(FleetError) as caught:
@@ -103,6 +111,21 @@ def test_only_what_is_still_as_it_was_is_removed(server):
     assert server.client.hkeys("nodes") == [b"ND_back", b"ND_b"]
     assert set(server.client.hkeys("rooms")) == {b"taken", b"back", b"opened", b"mine"}
     assert not server.client.exists("room_participants:gone") and not server.client.exists("room_internal") and server.client.exists("room_participants:taken")
+
+
+def test_an_empty_room_is_removed_only_while_it_is_empty_and_its_node_lives(server):
+    for name in ("left", "joined", "moved"):
+        server.add_room(name, "ND_b", creation_time=1)
+    server.add_node("ND_b")
+    server.add_node("ND_c", age=90)
+    with connect({"address": server.address}) as registry:
+        found = cleanup.plan(registry.snapshot(), Reports([]), {}, registry.room_details(), empty=["left", "joined", "moved"])
+        assert set(found.lasting) == set(found.rooms) == {"left", "joined", "moved"}
+        server.add_participant("joined", "ann")
+        server.client.hset("room_node_map", "moved", "ND_c")
+        with Lock(registry, "move", "me") as lock:
+            assert set(cleanup.apply(registry, lock, dataclasses.replace(found, nodes={})).rooms) == {"left"}
+    assert set(server.client.hkeys("rooms")) == {b"joined", b"moved"}
 
 
 def test_nothing_is_removed_without_the_lock(server):

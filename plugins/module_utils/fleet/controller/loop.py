@@ -209,7 +209,8 @@ class Loop:
         if snapshot is None or reports is None:
             return
         ghosts = snapshot.ghosts()
-        plan = cleanup.plan(snapshot, reports, self.answers, registry.room_details([*ghosts.rooms, *ghosts.unmapped]))
+        empty = [room for room, people in registry.sizes(snapshot.room_node_map).items() if not people]
+        plan = cleanup.plan(snapshot, reports, self.answers, registry.room_details({*ghosts.rooms, *ghosts.unmapped, *empty}), empty=empty)
         plan = self._lasting(plan, time.monotonic())
         if not plan or not self.leads:
             return
@@ -223,9 +224,9 @@ class Loop:
             self.mover.journal().note("cleanup", "ghosts", outcome="removed", **removed.as_dict())
 
     def _lasting(self, plan: cleanup.Cleanup, now: float) -> cleanup.Cleanup:
-        """Only what was a ghost at every look for a minute."""
+        """Only what was a ghost at every look for a minute, or for as long as the plan says."""
         seen = [(n, "") for n in plan.nodes] + [(r, f"on {plan.homes[r]}") for r in plan.rooms]
         self._ghosts = {ghost: self._ghosts.get(ghost, now) for ghost in seen}
-        old = {name for (name, home), since in self._ghosts.items() if now - since >= cleanup.GHOST_SECONDS}
+        old = {name for (name, home), since in self._ghosts.items() if now - since >= plan.lasting.get(name, cleanup.GHOST_SECONDS)}
         rooms = {r: why for r, why in plan.rooms.items() if r in old}
-        return cleanup.Cleanup({n: why for n, why in plan.nodes.items() if n in old}, rooms, {r: plan.homes[r] for r in rooms})
+        return cleanup.Cleanup({n: why for n, why in plan.nodes.items() if n in old}, rooms, {r: plan.homes[r] for r in rooms}, plan.lasting)
