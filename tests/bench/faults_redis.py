@@ -98,12 +98,25 @@ def redis_primary_lost(scene: Scene) -> None:
         cluster.units("start", "redis-server", [primary])
 
 
+def replicated(cluster: Cluster, seconds: float = 30.0) -> None:
+    """Until all replicas follow: one that is made the primary before, right after another failover, brings back old data."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(FleetError, KeyError), cluster.registry() as registry:
+            (found,) = registry.ask("read the replication", ("INFO", "replication"))
+            if str(found).count("online") == len(cluster.redis_hosts()) - 1:
+                return
+        time.sleep(0.5)
+    raise SystemExit(f"the replicas of Redis do not follow in {seconds:g} s")
+
+
 @fault()
 def redis_failover_mid_move(scene: Scene) -> None:
     """Sentinel is told to fail over while rooms are being moved. Callers of that node notice the move; it may take some seconds longer."""
     node, dummy = scene.victim()
     at, delay = scene.moment("drain", "move", "cut", "settle")
     scene.r.out = 3
+    replicated(scene.cluster)
 
     def act(dummy: dict[str, t.Any]) -> None:
         cluster = scene.cluster
@@ -120,7 +133,7 @@ def redis_hangs_mid_move(scene: Scene) -> None:
     at, delay = scene.moment("drain", "move", "cut", "settle", "fence")
     seconds = round(scene.rng.uniform(1, 8), 1)  # beyond 5 s Sentinel may promote a replica meanwhile
     scene.r.facts["hung"] = f"{seconds} s"
-    scene.r.out = 3
+    scene.r.out, scene.r.hung = 3, seconds
 
     def act(dummy: dict[str, t.Any]) -> None:
         host = scene.cluster.primary()
@@ -158,13 +171,20 @@ def redis_slow(scene: Scene) -> None:
 
 @fault()
 def redis_slow_mid_move(scene: Scene) -> None:
-    """Redis takes 0.1 to 0.6 s for every answer while rooms are being moved. The move takes longer; silences grow by a few answers."""
-    seconds = round(scene.rng.uniform(0.1, 0.6), 2)
-    scene.r.facts["delay"] = f"{seconds} s"
-    scene.r.out = 3
+    """Redis takes 0.15 to 0.6 s for every answer when rooms are to be moved. The node drains, its calls stay on it until Redis is quick again."""
+    r, seconds = scene.r, round(scene.rng.uniform(0.15, 0.6), 2)
+    r.facts["delay"], r.out = f"{seconds} s", 3
     node, dummy = scene.victim()
+    begin = time.time()
+    mover = threading.Thread(target=scene.evacuate, args=(node,))
     with delayed(scene.cluster, seconds):
-        scene.evacuate(node)
+        mover.start()
+        time.sleep(15)
+    ended = time.time()
+    mover.join()
+    early = [e for e in scene.cluster.log(begin) if e["kind"] == "move" and e["at"] < ended]
+    if early:
+        r.problems.append(f"rooms were moved {early[0]['at'] - begin:.1f} s after Redis had become slow")
 
 
 @fault()

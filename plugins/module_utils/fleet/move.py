@@ -18,7 +18,7 @@ import uuid
 from .balancers.haproxy import server_name
 from .errors import FleetError
 from .journal import Journal
-from .move_plan import FENCE_AFTER, GUARD_SECONDS, Moved, Record, Step, View, frozen, next_step
+from .move_plan import FENCE_AFTER, GUARD_SECONDS, Moved, Record, Step, View, frozen, next_step, slow
 from .move_store import MoveStore
 from .orders import Order, Orders
 from .placement import Limits, receivers, spread
@@ -27,6 +27,7 @@ from .reports import Place, Reports
 if t.TYPE_CHECKING:
     from .lock import Lock
     from .registry import Registry, Snapshot
+    from .splits import Split
 
 POLL = 0.1  # seconds between two looks
 PASSING = 0.3  # seconds for clients whose signalling passes through a node to resume elsewhere, before it is killed
@@ -140,6 +141,9 @@ class Mover:
         begin, first = time.monotonic(), len(self.journal.entries)
         snapshot, reports = self.registry.snapshot(), Reports.read(self.registry)
         targets = self.targets(rooms, snapshot, reports)
+        why = slow(self._latency())
+        if why:
+            raise FleetError("move rooms", ", ".join(rooms), why, "See why Redis is slow (redis-cli --latency), then run again", code="redis_slow")
         self._check_balancers(reports, snapshot.taken_at)
         record = self._record(f"rooms-{uuid.uuid4().hex[:8]}", "rooms", reports, reason)
         record = self._remap(record, {room: (snapshot.room_node_map[room], to) for room, to in targets.items()})
@@ -149,6 +153,12 @@ class Mover:
         if guard:
             self.guard(record)
         return Outcome("rooms", "", {room: m.to for room, m in record.rooms.items()}, self.journal.entries[first:], round(time.monotonic() - begin, 2))
+
+    def rejoin(self, splits: t.Mapping[str, Split]) -> None:
+        """Everybody in these rooms connects anew: who is on the old node gets to the new one, for the others it is nothing (no media is lost)."""
+        answers = self._cut_signalling(sorted(splits), Reports.read(self.registry))
+        self.journal.note("rejoin", "LiveKit placed these rooms anew while callers were in them", rooms={room: [s.old, s.new] for room, s in splits.items()},
+                          answers=_told(answers))
 
     def resume(self) -> list[Outcome]:
         """Finish what killed runs have left: one pass, returns what it did. Call it again until records() is empty.
@@ -191,11 +201,19 @@ class Mover:
     def look(self, node_id: str) -> View:
         snapshot, reports = self.registry.snapshot(), Reports.read(self.registry)
         record = self.store.records().get(node_id)
-        sizes = self.registry.sizes(snapshot.rooms_of(node_id))
+        view = View(snapshot, reports, None, self.registry.sizes(snapshot.rooms_of(node_id)), limits=self.limits, latency=self._latency())
         if record is None:
-            return View(snapshot, reports, None, sizes, limits=self.limits)
+            return view
         record, back = self._returned(record)
-        return View(snapshot, reports, record, sizes, back, self.limits)
+        return dataclasses.replace(view, record=record, back=back)
+
+    def _latency(self) -> float:
+        """Seconds Redis takes to answer, the better of two tries: once may be this machine."""
+        times = [time.monotonic()]
+        for dummy in range(2):
+            self.registry.now()
+            times.append(time.monotonic())
+        return min(b - a for a, b in zip(times, times[1:]))
 
     def _returned(self, record: Record) -> tuple[Record, frozenset[str]]:
         """Rooms whose people all have a new session or are gone. The record keeps in which of them somebody was: only those live on.
@@ -322,17 +340,20 @@ class Mover:
         rooms = record.uncut
         if not rooms:
             return record
-        proxies = [h for h in reports.balancers(self.registry.now()) if h.balancer.startswith("haproxy")]
-        # Without HAProxy the sockets are cut where they end, on every media host: any of them may carry a room's signalling.
-        orders = [Order(h.host, "cut", {"rooms": rooms}) for h in proxies] or [Order(h.host, "cut_sockets", {}) for h in reports.hosts.values() if h.slots]
-        answers = self.orders.try_all(orders, timeout=3.0)
-        self.journal.note("cut", "", rooms=rooms,
-                          answers={order.host: a.failure["got"] if isinstance(a, FleetError) else a for order, a in zip(orders, answers)})
+        answers = self._cut_signalling(rooms, reports)
+        self.journal.note("cut", "", rooms=rooms, answers=_told(answers))
         now = self.registry.now()
-        record = dataclasses.replace(record, blind=record.blind or all(isinstance(a, FleetError) for a in answers),
+        record = dataclasses.replace(record, blind=record.blind or all(isinstance(a, FleetError) for a in answers.values()),
                                      rooms={room: m if m.cut else dataclasses.replace(m, cut=True, at=now) for room, m in record.rooms.items()})
         self.store.save(record)
         return record
+
+    def _cut_signalling(self, rooms: t.Sequence[str], reports: Reports) -> dict[str, dict[str, t.Any] | FleetError]:
+        """{host: answer}. Without HAProxy the sockets are cut where they end, on every media host: any of them may carry a room's signalling."""
+        proxies = [h for h in reports.balancers(self.registry.now()) if h.balancer.startswith("haproxy")]
+        orders = [Order(h.host, "cut", {"rooms": list(rooms)}) for h in proxies]
+        orders = orders or [Order(h.host, "cut_sockets", {}) for h in reports.hosts.values() if h.slots]
+        return dict(zip((order.host for order in orders), self.orders.try_all(orders, timeout=3.0)))
 
     def _cut_or_undo(self, record: Record, reports: Reports) -> Record:
         """Single rooms have no fence to follow: where nothing could be cut everybody is still on the old node, so the rooms go back to it."""
@@ -382,3 +403,8 @@ class Mover:
         """Whether no process is that node any more: every host can say what it runs, and none runs it."""
         unsure = (not h.fresh(now) or any(s.pid and s.node_id is None for s in h.slots) for h in reports.hosts.values() if h.slots)
         return reports.place_of(node_id) is None and not any(unsure)
+
+
+def _told(answers: t.Mapping[str, dict[str, t.Any] | FleetError]) -> dict[str, t.Any]:
+    """What hosts answered, for the journal."""
+    return {host: a.failure["got"] if isinstance(a, FleetError) else a for host, a in answers.items()}

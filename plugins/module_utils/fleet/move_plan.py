@@ -28,6 +28,8 @@ if t.TYPE_CHECKING:
     from .reports import Place, Reports
 
 FENCE_AFTER = 10.0  # seconds after the last cut: who is not back by then will not come
+# A caller who reconnects needs a dozen answers of Redis, one after the other. Slower than this (seconds), and a move is better put off.
+SLOW = 0.1
 WAVE_SECONDS = 2.0  # a wave whose callers are not back after this time does not hold up the next one
 WAVE_PER_CPU = 6  # participants who reconnect at once, per CPU of the receivers: each costs a DTLS handshake
 # Beyond a room's departure timeout, for which a copy on a living node may still erase it: somebody whose network went away at the move counts as
@@ -109,6 +111,7 @@ class View:
     sizes: t.Mapping[str, int] = dataclasses.field(default_factory=dict)  # {room of the node: participants}
     back: frozenset[str] = frozenset()  # rooms of the record whose participants all have a new session, or are gone
     limits: Limits = Limits()
+    latency: float = 0.0  # seconds Redis takes to answer
 
     @property
     def now(self) -> float:
@@ -121,6 +124,11 @@ class Step(t.NamedTuple):
     kind: str
     reason: str
     rooms: t.Mapping[str, str] = {}
+
+
+def slow(latency: float) -> str:
+    """Why no caller should have to reconnect now, or ""."""
+    return f"Redis takes {latency:.2f} s to answer: who reconnects now would hear nothing for many seconds" if latency > SLOW else ""
 
 
 def frozen(snapshot: Snapshot) -> str:
@@ -177,6 +185,8 @@ def _moving(node_id: str, view: View, among: t.Sequence[Receiver], place: Place)
     if here:
         if waiting and since < WAVE_SECONDS:
             return Step("settle", f"{len(waiting)} rooms of the last wave are not back yet")
+        if slow(view.latency):
+            return Step("freeze", slow(view.latency))
         # CPU was checked before the drain began; half-way the rooms have to go somewhere.
         targets = spread(here, among, dataclasses.replace(view.limits, cpu=0), place.host)
         wave = first_wave(here, targets, among)

@@ -23,6 +23,7 @@ from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.lock import 
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.move_plan import Record
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.move_store import MOVES
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.recovery import Verdict
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.redis_connection import as_text
 
 
 class FakeMover:
@@ -40,6 +41,9 @@ class FakeMover:
 
     def resume(self) -> None:
         self.note("resume")
+
+    def rejoin(self, splits: t.Mapping[str, t.Any]) -> None:
+        self.note("rejoin", *splits)
 
     def note(self, *what: t.Any) -> None:
         self.lock.renew()  # it is held
@@ -243,6 +247,18 @@ def test_freeze_is_told_once_and_ends(server: t.Any, make: t.Callable[..., Loop]
     turn(loop)
     assert [e["kind"] for e in said][:2] == ["freeze", "thaw"]
     assert FakeMover.done == [("recover", "ND_two", "recover")]
+
+
+def test_callers_of_a_room_that_was_split_connect_anew(server: t.Any, make: t.Callable[..., Loop]) -> None:
+    loop, watching, dry = make(), make(leads=False), make(dry_run=True)
+    for one in (loop, watching, dry):
+        turn(one)
+    room, home = next((as_text(r), as_text(n)) for r, n in server.client.hgetall("room_node_map").items() if n == b"ND_two")
+    server.client.hset("room_node_map", room, "ND_three")
+    for one in (loop, watching, dry):
+        turn(one, 3)
+    assert home == "ND_two" and FakeMover.done == [("rejoin", room, "recover")]
+    assert [(e["kind"], e["rooms"], e["outcome"]) for e in noted(server)] == [("rejoin", [room], "dry_run")]
 
 
 def test_what_redis_answers_late_decides_nothing(server: t.Any, make: t.Callable[..., Loop], monkeypatch: pytest.MonkeyPatch) -> None:

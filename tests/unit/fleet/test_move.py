@@ -19,6 +19,7 @@ from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.move_store i
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.placement import Limits
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.registry_messages import messages
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.reports import HOSTS
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.splits import Split
 
 NODES = {"ND_a": ("sfu1", 1), "ND_b": ("sfu2", 1), "ND_c": ("sfu3", 1)}
 ROOMS = ("r1", "r2", "empty")
@@ -567,6 +568,23 @@ def test_what_cannot_be_moved(cluster):
 
 
 # --- what is kept
+
+def test_no_room_is_moved_while_redis_is_slow(cluster, monkeypatch):
+    monkeypatch.setattr(move.Mover, "_latency", lambda self: 3.0)
+    mover, before = cluster.mover(), cluster.homes()
+    with mover.lock:
+        assert code(mover.move_rooms, {"r1": "ND_b"}) == "redis_slow"
+    assert cluster.homes() == before and not cluster.orders
+
+
+def test_callers_of_a_split_room_connect_anew(cluster):
+    """Nobody is lost by it, in that room or another."""
+    mover = cluster.mover()
+    with mover.lock:
+        mover.rejoin({"r1": Split("ND_a", "ND_b", 0.0)})
+    assert [(what, args["rooms"]) for _host, what, args, _result in cluster.orders] == [("cut", ["r1"])]
+    assert [e["kind"] for e in mover.journal.entries] == ["rejoin"] and mover.journal.entries[0]["rooms"] == {"r1": ["ND_a", "ND_b"]}
+
 
 def test_a_record_survives_the_round_trip():
     record = Record("ND_a", "evacuate", "me", 1700000000.123, "ND_a", "sfu1", 2, "because", 5.5, True, {

@@ -82,6 +82,13 @@ def test_rooms_move():
     assert (found.kind, found.reason, dict(found.rooms)) == ("move", "wave of 2 of 2 rooms", {"r": "ND_b", "s": "ND_c"})
 
 
+def test_nobody_is_moved_while_redis_is_slow():
+    kind, why, rooms = step(hosts=hosts(DRAINING), rooms={"r": "a"}, latency=0.4)
+    assert kind == "freeze" and "0.40 s" in why and not rooms
+    half = step(hosts=hosts(DRAINING), rooms={"r": "b"}, record=record({"r": ("b", 1, False)}), latency=0.4)
+    assert half.kind == "cut", "what has begun goes on"
+
+
 def test_rooms_stay_on_their_host():
     both = report("sfu1", DRAINING, slot("n", number=2, pid=200))
     found = step(nodes=[*usual()[0], node("n", cpu=0.99, clients=50)], hosts=[both, *usual()[1][1:]], rooms={"r": "a"})

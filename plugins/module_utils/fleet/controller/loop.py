@@ -21,6 +21,7 @@ from ..errors import FleetError
 from ..journal import Journal
 from ..move import Mover
 from ..recovery import Verdict, Watch
+from ..splits import Split, Splits
 from .hands import Hands, Tell
 from .look import Look, Probes, take
 
@@ -48,7 +49,7 @@ class Loop:
         self.settings, self.lease, self._timed, self._drainer = settings, lease, timed, drainer
         self.registry = connect()
         self.journal = Journal(self.registry, settings.owner, tell)
-        self.watch, self.probes = watch or Watch(), probes or Probes()
+        self.watch, self.probes, self.splits = watch or Watch(), probes or Probes(), Splits()
         self.rescuer = Hands(settings, connect(), "recover", tell, make)
         self.mover = Hands(settings, connect(), "move", tell, make)
         self.look = Look()
@@ -108,12 +109,15 @@ class Loop:
             self.probes.learn(look.reports)
             self.answers = self.probes.answers(look.snapshot.nodes, self.watch.suspects(look.snapshot, look.reports), look.reports)
         verdicts = self.watch.decide(look.snapshot, look.reports, self.answers)
+        splits = self.splits.look(look.snapshot, look.records) if look.snapshot is not None and not look.frozen else {}
         self.look, self.ticked = look, time.monotonic()
         self._tell_frozen(look.frozen)
         if not self.leads or look.frozen:
             return
         # A node under evacuation is meant to end: whoever evacuates it, or resume() in a round, sees to its rooms.
         self._recover([v for v in verdicts if v.node_id not in look.records])
+        if splits:
+            self._rejoin(splits)
         if time.monotonic() - self._round_at >= ROUND and self.mover.give(lambda: self._round(look)):
             self._round_at = time.monotonic()
 
@@ -145,6 +149,16 @@ class Loop:
         dead = [v for v in verdicts if v.dead and v.node_id not in self._tried]
         if dead and outcome == "recover" and self.rescuer.give(lambda: self._rescue(dead)):
             self._tried.update({v.node_id: now for v in dead})
+
+    def _rejoin(self, splits: t.Mapping[str, Split]) -> None:
+        if self.settings.dry_run or not self.settings.recover:
+            self.note("rejoin", "LiveKit placed these rooms anew while callers were in them", rooms=sorted(splits), outcome="dry_run")
+        elif not self.rescuer.give(lambda: self._mend(splits)):
+            self.splits.open.update(splits)  # in the next tick
+
+    def _mend(self, splits: t.Mapping[str, Split]) -> None:
+        with self.rescuer.hold():
+            self.rescuer.mover().rejoin(splits)
 
     def _rescue(self, dead: t.Sequence[Verdict]) -> None:
         mover = self.rescuer.mover()
