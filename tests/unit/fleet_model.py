@@ -38,6 +38,7 @@ def hurry(monkeypatch, fence_after=0.5, guard=1.2, freeze=3.0, unwatched=0.3):
     monkeypatch.setattr(move_plan, "SLOW", 2.0)  # several tests share a processor
     monkeypatch.setattr(move, "POLL", 0.01)
     monkeypatch.setattr(move, "PASSING", 0.0)
+    monkeypatch.setattr(move, "AGENT_CACHE", 0.0)
     monkeypatch.setattr(move, "FREEZE_SECONDS", freeze)
     monkeypatch.setattr(move, "UNWATCHED", unwatched)
 

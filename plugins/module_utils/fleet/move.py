@@ -30,6 +30,7 @@ if t.TYPE_CHECKING:
     from .splits import Split
 
 POLL = 0.1  # seconds between two looks
+AGENT_CACHE = 0.25  # seconds for which an agent check may tell what was before: CACHE of agent_check.py, and a little
 PASSING = 0.3  # seconds for clients whose signalling passes through a node to resume elsewhere, before it is killed
 FREEZE_SECONDS = 30.0  # how long a run waits for data it can trust, and for a step to have an effect
 AWAY = ("redis_unreachable", "redis_replica", "sentinel_no_master", "order_unheard", "order_timeout")  # errors that may pass: Redis or an executor comes back
@@ -278,7 +279,9 @@ class Mover:
         if step.kind == "drain" and place:
             self._check_balancers(view.reports, view.now)
             self._order(place, "drain", node_id)
-            # Its agent check says so too, but only at its next turn: until then callers would be sent back to where they were cut.
+            # Its agent check says so too, but only at its next turn: until then callers would be sent back to where they were cut. And it may still say
+            # what it saw before the SIGTERM, which would take this back.
+            time.sleep(AGENT_CACHE)
             self._tell_balancers(view.reports, "avoid", {"servers": [server_name(place.host, place.slot.slot)]})
         elif step.kind == "move":
             record = record or self._record(node_id, "evacuate", view.reports, reason)

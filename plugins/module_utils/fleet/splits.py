@@ -5,7 +5,7 @@
 
 When Redis has hung, a node looks dead to LiveKit until it has refreshed its entry. Who joins one of its rooms in that moment has the room
 placed anew (pkg/service/roomallocator.go: SelectRoomNode), while those who are in it stay where they are: one name, two rooms, and nobody
-hears the others. Everybody who connects anew meets in the one that the registry names.
+hears the others. Two who join a new room within a millisecond may do the same. Everybody who connects anew meets in the room that the registry names.
 
 Note that this module util is PRIVATE to the collection.
 """
@@ -17,6 +17,7 @@ if t.TYPE_CHECKING:
     from .move_plan import Record
     from .registry import Snapshot
 
+SETTLE = 3.0  # seconds left to whoever has just joined: an SDK that is cut while it publishes gives up publishing and stays silent
 FORGET = 60.0  # seconds for which the old node may look dead; after that nobody is left on it
 
 
@@ -46,6 +47,6 @@ class Splits:
         self.homes = snapshot.room_node_map
         self.open = {room: s for room, s in self.open.items()
                      if self.homes.get(room) == s.new != moved.get(room) and s.old in snapshot.nodes and now - s.at < FORGET}
-        ready = {room: s for room, s in self.open.items() if s.at < now and snapshot.fresh(s.old) and snapshot.fresh(s.new)}
+        ready = {room: s for room, s in self.open.items() if now - s.at >= SETTLE and snapshot.fresh(s.old) and snapshot.fresh(s.new)}
         self.open = {room: s for room, s in self.open.items() if room not in ready}
         return ready

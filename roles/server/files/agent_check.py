@@ -27,7 +27,7 @@ import time
 import typing as t
 
 UNITS = "livekit-server@*.service"
-CACHE = 0.2  # seconds the state of all units is good for
+CACHE = 0.2  # seconds the state of all units is good for; AGENT_CACHE of fleet/move.py is longer
 READ_TIMEOUT = 2.0
 DBUS_TIMEOUT = 1.0
 

@@ -13,7 +13,7 @@ import typing as t
 import pytest
 from controller_sample import cluster, registry, report, settings, slot
 
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import drain, journal
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import drain, journal, splits
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.controller import loop as module
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.controller.look import Probes, probe
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.controller.loop import Loop
@@ -249,7 +249,8 @@ def test_freeze_is_told_once_and_ends(server: t.Any, make: t.Callable[..., Loop]
     assert FakeMover.done == [("recover", "ND_two", "recover")]
 
 
-def test_callers_of_a_room_that_was_split_connect_anew(server: t.Any, make: t.Callable[..., Loop]) -> None:
+def test_callers_of_a_room_that_was_split_connect_anew(server: t.Any, make: t.Callable[..., Loop], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splits, "SETTLE", 0.0)
     loop, watching, dry = make(), make(leads=False), make(dry_run=True)
     for one in (loop, watching, dry):
         turn(one)

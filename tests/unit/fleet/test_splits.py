@@ -22,16 +22,17 @@ def settled(**rooms):
 def test_a_room_placed_anew_is_told_once():
     splits = settled(r="a", s="b")
     assert look(splits, {"r": "b", "s": "b"}, 1) == {}, "its record may just have been missed"
-    found = look(splits, {"r": "b", "s": "b"}, 1.25)
+    assert look(splits, {"r": "b", "s": "b"}, 3.5) == {}, "who joined may still be publishing"
+    found = look(splits, {"r": "b", "s": "b"}, 4)
     assert list(found) == ["r"] and (found["r"].old, found["r"].new) == ("ND_a", "ND_b")
-    assert look(splits, {"r": "b", "s": "b"}, 1.5) == {}
+    assert look(splits, {"r": "b", "s": "b"}, 4.25) == {}
 
 
 def test_not_before_the_old_node_is_known_to_live():
     splits = settled(r="a")
-    for at in (1, 2, 3):
+    for at in (1, 4, 7):
         assert look(splits, {"r": "b"}, at, ages={"a": 30}) == {}
-    assert list(look(splits, {"r": "b"}, 4)) == ["r"]
+    assert list(look(splits, {"r": "b"}, 8)) == ["r"]
     splits = settled(r="a")
     assert look(splits, {"r": "b"}, 1, ages={"a": 30}) == {}
     assert look(splits, {"r": "b"}, 90) == {}
@@ -40,17 +41,17 @@ def test_not_before_the_old_node_is_known_to_live():
 def test_moves_deaths_and_new_rooms_are_none():
     moved = {"ND_a": record({"r": ("b", 1, True)})}
     splits = settled(r="a")
-    assert look(splits, {"r": "b"}, 1, records=moved) == look(splits, {"r": "b"}, 1.25) == {}
+    assert look(splits, {"r": "b"}, 1, records=moved) == look(splits, {"r": "b"}, 9) == {}
     splits = settled(r="a")
-    assert look(splits, {"r": "b"}, 1) == look(splits, {"r": "b"}, 1.25, records=moved) == look(splits, {"r": "b"}, 1.5) == {}
+    assert look(splits, {"r": "b"}, 1) == look(splits, {"r": "b"}, 1.25, records=moved) == look(splits, {"r": "b"}, 9) == {}
     splits = settled(r="a")
-    assert look(splits, {"r": "b"}, 1, names="b") == look(splits, {"r": "b"}, 1.25, names="b") == {}
+    assert look(splits, {"r": "b"}, 1, names="b") == look(splits, {"r": "b"}, 9, names="b") == {}
     splits = settled(r="a")
-    assert look(splits, {}, 1) == look(splits, {"r": "b"}, 1.25) == look(splits, {"r": "b"}, 1.5) == {}
+    assert look(splits, {}, 1) == look(splits, {"r": "b"}, 1.25) == look(splits, {"r": "b"}, 9) == {}
 
 
 def test_one_that_went_on_is_told_with_its_last_node():
     splits = settled(r="a")
     look(splits, {"r": "b"}, 1, ages={"a": 30}, names="abc")
     assert look(splits, {"r": "c"}, 2, names="abc") == {}
-    assert look(splits, {"r": "c"}, 3, names="abc")["r"].new == "ND_c"
+    assert look(splits, {"r": "c"}, 5, names="abc")["r"].new == "ND_c"
