@@ -18,8 +18,9 @@ import threading
 import time
 import typing as t
 
-from .host import UNIT, SlotHost
+from .host import SlotHost
 from .reports import HostReport
+from .runtimes.systemd import UNIT
 
 try:
     import dbus

@@ -23,13 +23,12 @@ import urllib.request
 from .config_checks import static_problems
 from .errors import FleetError, raise_for
 from .generation import Slot
+from .runtimes import Running, Runtime
+from .runtimes.systemd import Run, Systemd
 from .slots import Layout
-
-Run = t.Callable[[t.List[str]], t.Tuple[int, str, str]]
 
 # A SIGTERM within 0.1 s after the first answer starts a drain that never ends (server.go: Start sets `running` late).
 SETTLE = 0.5
-UNIT = "livekit-server@{0}.service"
 _NODE_ID = re.compile(r'node_id="(ND_\w+)"')
 _GAUGE = re.compile(r"^(livekit_room_total|livekit_participant_total)\{[^}]*\} (\S+)", re.M)
 _PAIR = re.compile(r'(?m)^("(?:[^"\\]|\\.)*"|[^":\s]+): (.+)$')
@@ -59,64 +58,39 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _moment(stamp: str) -> float | None:
-    """systemd's "@1700000000" as Unix seconds; None where it has none."""
-    number = stamp.lstrip("@")
-    return float(number) if number.isdigit() and number != "0" else None
-
-
 def _scalar(text: str) -> str:
     return str(json.loads(text)) if text.startswith('"') else text
 
 
 class SlotHost:
-    """The slots of this host. `run` executes a command and returns (rc, stdout, stderr), as AnsibleModule.run_command does."""
+    """The slots of this host. `run` executes a command and returns (rc, stdout, stderr), as AnsibleModule.run_command does.
+
+    runtime: what runs their processes; units of systemd unless another is given.
+    """
 
     def __init__(self, run: Run, layout: Layout, config_dir: str = "/etc/livekit/slots", state_dir: str = "/var/lib/livekit/slots",
-                 opt_dir: str = "/opt/livekit", address: str = "127.0.0.1", group: str = "livekit") -> None:
+                 opt_dir: str = "/opt/livekit", address: str = "127.0.0.1", group: str = "livekit", runtime: Runtime | None = None) -> None:
         self.run, self.layout, self.address, self.group = run, layout, address, group
-        self.config_dir, self.state_dir, self.opt_dir = config_dir, state_dir, opt_dir
+        self.config_dir, self.state_dir = config_dir, state_dir
+        self.runtime: Runtime = runtime or Systemd(lambda command: self.run(command), config_dir, opt_dir)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
     def observe(self, measure: bool = True) -> list[Slot]:
         """Every slot of the layout, and those beyond it that still run (a layout that shrank). Without `measure` no node is asked anything."""
-        units = self._units()
-        numbers = sorted(set(self.layout.numbers) | set(units))
-        return [self._observe(n, units.get(n, {}), measure) for n in numbers]
+        found = self.runtime.look(self.layout.numbers)
+        numbers = sorted(set(self.layout.numbers) | set(found))
+        return [self._observe(n, found.get(n, Running()), measure) for n in numbers]
 
-    def _units(self) -> dict[int, dict[str, str]]:
-        names = {n: UNIT.format(n) for n in self.layout.numbers}
-        listed = self.run(["systemctl", "list-units", "--plain", "--no-legend", "--all", UNIT.format("*")])[1]
-        for name in re.findall(r"livekit-server@(\d+)\.service", listed):
-            names.setdefault(int(name), UNIT.format(name))
-        rc, out, err = self.run(
-            ["systemctl", "show", "--timestamp=unix", "-p", "Id,ActiveState,MainPID,ActiveEnterTimestamp,StateChangeTimestamp,UnitFileState", *names.values()])
-        if rc == 127:  # no systemd here yet
-            return {}
-        if rc != 0:  # never to be taken for "nothing runs"
-            raise FleetError("read the units", "livekit-server@*", err.strip() or f"systemctl ended with {rc}", "See whether systemd answers: systemctl status",
-                             code="systemctl")
-        units = {}
-        for block in out.strip().split("\n\n"):
-            values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-            found = re.search(r"@(\d+)\.service", values.get("Id", ""))
-            if found:
-                units[int(found[1])] = values
-        return {n: v for n, v in units.items() if n in self.layout.numbers or v.get("ActiveState") not in ("inactive", "failed")}
-
-    def _observe(self, n: int, unit: dict[str, str], measure: bool = True) -> Slot:
+    def _observe(self, n: int, found: Running, measure: bool = True) -> Slot:
         meta = self._meta(n)
-        pid = int(unit.get("MainPID") or 0) or None
         values: dict[str, t.Any] = {
-            "slot": n, "state": unit.get("ActiveState", "inactive"), "pid": pid, "generation": meta.get("generation"),
-            "version": (self._running_version(pid) if pid else None) or meta.get("version"), "intact": self._intact(n, meta), "exposed": self._exposed(n, meta),
-            "gate": self._read(f"{self.state_dir}/{n}/gate"), "enabled": unit.get("UnitFileState") == "enabled", **self._service(n, meta),
+            "slot": n, "state": found.state, "pid": found.pid, "generation": meta.get("generation"), "version": found.version or meta.get("version"),
+            "intact": self._intact(n, meta), "exposed": self._exposed(n, meta), "gate": self._read(f"{self.state_dir}/{n}/gate"), "enabled": found.enabled,
+            **self._service(n, meta),
         }
-        if pid:
-            values["since"] = _moment(unit.get("ActiveEnterTimestamp", ""))
-            values["state_since"] = _moment(unit.get("StateChangeTimestamp", ""))
-            values.update(self.measure(n) if measure else {})
+        if found.pid:
+            values.update(since=found.since, state_since=found.state_since, **(self.measure(n) if measure else {}))
         return Slot(**values)
 
     def measure(self, n: int, timeout: float = 2.0) -> dict[str, t.Any]:
@@ -182,22 +156,12 @@ class SlotHost:
         paths = [f"{self.config_dir}/{n}/{name}" for name in meta.get("files") or {}]
         return tuple(path for path in paths if os.path.exists(path) and os.stat(path).st_mode & 0o007)
 
-    def _running_version(self, pid: int) -> str | None:
-        try:
-            exe = os.readlink(f"/proc/{pid}/exe")
-        except OSError:
-            return None
-        found = re.match(re.escape(self.opt_dir) + r"/([^/]+)/livekit-server", exe)
-        return found[1] if found else None
-
     # -- doing ---------------------------------------------------------------------------------------------------
 
     def write(self, n: int, generation: str, version: str, files: t.Mapping[str, str]) -> None:
         """Lay down a generation in slot n, which must not run. Files 0640, directory 0750, root:livekit."""
-        binary = f"{self.opt_dir}/{version}/livekit-server"
-        if not os.path.exists(binary):
-            raise FleetError("write a generation", f"slot {n}", f"{binary} does not exist",
-                             "Install the release first (module openrtc.livekit.release)", code="release_absent", version=version)
+        self.runtime.require(n, version)
+        files = {**files, **self.runtime.lay(n, generation, version)}
         final, fresh = f"{self.config_dir}/{n}", f"{self.config_dir}/.{n}.new"
         shutil.rmtree(fresh, ignore_errors=True)
         try:
@@ -206,7 +170,7 @@ class SlotHost:
                     "files": {name: sha256(text.encode()) for name, text in files.items()}}
             for name, text in {**files, "generation.json": json.dumps(meta, indent=1, sort_keys=True) + "\n"}.items():
                 self._put(f"{fresh}/{name}", text)
-            os.symlink(binary, f"{fresh}/server")
+            self.runtime.link(fresh, version)
             self._own(fresh, 0o750)
         except OSError as exc:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -243,8 +207,7 @@ class SlotHost:
 
     def static_check(self, n: int) -> None:
         """Let the release itself read the configuration. Judged by its words: it exits 0 even on errors (facts 1.9)."""
-        base = f"{self.config_dir}/{n}"
-        dummy, out, err = self.run(["env", "-i", f"{base}/server", "--config", f"{base}/config.yaml", "ports"])  # LIVEKIT_* would override the file
+        dummy, out, err = self.runtime.check(n)
         raise_for(static_problems(out + "\n" + err), f"slot {n}")
 
     def start(self, n: int) -> None:
@@ -254,14 +217,14 @@ class SlotHost:
             if http_get(f"http://{self.address}:{port}/")[0] is not None:
                 raise FleetError("start a node", f"slot {n}, port {port}", f"something else answers on its {what} port",
                                  "Free the port, or keep livekit_layout as it was while nodes run", code="port_taken", slot=n)
-        self._systemctl("start", n, "--no-block")
+        self.runtime.start(n)
 
     def wait_ready(self, n: int, timeout: float, registered: t.Callable[[str], bool]) -> Slot:
         """Until the node answers 200 and `registered(node_id)` holds. Raises FleetError gate_http or gate_registry."""
         end, seen = time.monotonic() + timeout, {}
         while time.monotonic() < end:
             seen = self.measure(n)
-            if seen["http"] == 200 and seen["node_id"] and self._state(n) == "active" and registered(seen["node_id"]):
+            if seen["http"] == 200 and seen["node_id"] and self.runtime.state(n) == "active" and registered(seen["node_id"]):
                 time.sleep(SETTLE)
                 return next(s for s in self.observe() if s.slot == n)
             time.sleep(0.25)
@@ -273,21 +236,20 @@ class SlotHost:
                          code=code, slot=n, log=self.journal(n))
 
     def journal(self, n: int, lines: int = 25) -> list[str]:
-        out = self.run(["journalctl", "--no-pager", "-o", "cat", "-n", str(lines), "-u", UNIT.format(n)])[1]
-        return [mask(line) for line in out.splitlines()]
+        return [mask(line) for line in self.runtime.log(n, lines)]
 
     def serve(self, n: int, generation: str) -> None:
         """The generation passed: it starts at boot from now on, and the agent check lets the balancer in."""
-        self._systemctl("enable", n)
+        self.runtime.enable(n)
         self.set_gate(n, generation)
 
     def drain(self, n: int) -> bool:
-        """One SIGTERM, only to an active unit; False when there was nothing to signal. Returns at once."""
-        self._systemctl("disable", n)
-        if self._state(n) not in ("active", "activating"):
+        """One SIGTERM, only to a node that runs and has had none; False when there was nothing to signal. Returns at once."""
+        self.runtime.disable(n)
+        if self.runtime.state(n) not in ("active", "activating"):
             return False
         time.sleep(SETTLE)  # it may have answered for the first time just now
-        self._systemctl("stop", n, "--no-block")
+        self.runtime.stop(n)
         return True
 
     def fence(self, n: int, node_id: str, pid: int, timeout: float = 2.0) -> bool:
@@ -295,17 +257,17 @@ class SlotHost:
 
         False when the slot does not run that process any more. Returns when the process is gone.
         """
-        if self._main_pid(n) != pid:
+        if self.runtime.pid(n) != pid:
             return False
-        rc, out, err = self.run(["systemctl", "--signal=SIGKILL", "--kill-who=main", "kill", UNIT.format(n)])
+        killed, why = self.runtime.kill(n, pid)
         end = time.monotonic() + timeout
-        while self._main_pid(n) == pid:
-            if rc != 0 or time.monotonic() > end:
-                raise FleetError("fence a node", f"{node_id} in slot {n}, process {pid}", (err or out).strip() or f"it outlived SIGKILL by {timeout:g} s",
+        while self.runtime.pid(n) == pid:
+            if not killed or time.monotonic() > end:
+                raise FleetError("fence a node", f"{node_id} in slot {n}, process {pid}", why or f"it outlived SIGKILL by {timeout:g} s",
                                  "Look at the process on this host: it may wait for a disk; switch the host off if it does not end",
                                  code="fence_failed", slot=n)
             time.sleep(0.03)
-        return rc == 0
+        return killed
 
     def discard(self, n: int, timeout: float = 5.0) -> None:
         """End a node that did not pass its gates: one SIGTERM, then SIGKILL if it does not listen and nobody is on it.
@@ -320,19 +282,8 @@ class SlotHost:
             while time.monotonic() < end and self._active(n):
                 time.sleep(0.2)
             if self._active(n) and not self.measure(n).get("participants"):
-                self._systemctl("kill", n, "--signal=SIGKILL")
-        self.run(["systemctl", "reset-failed", UNIT.format(n)])
+                self.runtime.kill(n)
+        self.runtime.clear(n)
 
     def _active(self, n: int) -> bool:
-        return self._state(n) not in ("inactive", "failed")
-
-    def _state(self, n: int) -> str:
-        return self.run(["systemctl", "show", "-p", "ActiveState", "--value", UNIT.format(n)])[1].strip()
-
-    def _main_pid(self, n: int) -> int | None:
-        return int(self.run(["systemctl", "show", "-p", "MainPID", "--value", UNIT.format(n)])[1].strip() or 0) or None
-
-    def _systemctl(self, verb: str, n: int, *options: str) -> None:
-        rc, out, err = self.run(["systemctl", *options, verb, UNIT.format(n)])
-        if rc != 0:
-            raise FleetError(f"{verb} the unit", UNIT.format(n), (err or out).strip(), "See journalctl on this host", code="systemctl", slot=n)
+        return self.runtime.state(n) not in ("inactive", "failed")
