@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import time
 import typing as t
@@ -18,6 +19,7 @@ from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.balancers im
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError, raise_for
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.host import mask
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.slots import Layout
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets import compose
 from ansible_collections.openrtc.livekit.plugins.plugin_utils.host_lock import HostLock
 
 ARGUMENT_SPEC: dict[str, t.Any] = {
@@ -65,12 +67,17 @@ class Desired:
     def __init__(self, args: dict[str, t.Any], layout: Layout, taken: generation.Slot | None = None, rolled_back: bool = False) -> None:
         """args["model"] is what it is made from; taken: the slot that it is taken from, rather than from the inventory."""
         self.layout, self.config_dir, self.peers = layout, args["config_dir"], args["peers"]
-        self.variables = {name: value for name, value in config.plain(args["model"]).items() if name.startswith("livekit_")}
+        self.variables = {name: value for name, value in config.plain(args["model"]).items()
+                          if name.startswith("livekit_") and (value or name != "livekit_server_image")}
         self.model = config.Model.from_vars(args["model"])
+        # None: no container. The image belongs to the generation, everything else to the host.
+        self.container = compose.Settings.from_mapping({**args["compose"], "image": self.variables.get("livekit_server_image") or args["compose"].get("image")}) \
+            if args["target"] == "compose" else None
         self.served_at, self.rolled_back = taken and taken.served_at, rolled_back
         # Slot 1 stands for all: a generation is the same whatever slot it runs in.
         self.name = taken and taken.generation or generation.digest(
-            {"version": self.model.version, "keys": self.model.keys, "files": config.extra_files(self.model), "config": self.config(1)})
+            {"version": self.model.version, "keys": self.model.keys, "files": config.extra_files(self.model), "config": self.config(1),
+             **({"container": self.container.identity()} if self.container else {})})
 
     def config(self, slot: int) -> dict[str, t.Any]:
         base = f"{self.config_dir}/{slot}"
@@ -129,8 +136,12 @@ class Change:
     def plan(self, desired: Desired) -> tuple[dict[str, t.Any], generation.Plan]:
         """(the host as it is, what has to be done there), or a FleetError before anything changes."""
         layout = desired.layout
+        if desired.container:
+            self.args["compose"] = dataclasses.asdict(desired.container)
+            raise_for(desired.container.problems())
         seen = self.on_slots("slot_info", config=True, redis=desired.model.redis or None)
         raise_for(config_checks.problems(desired.model, layout, vcpus=seen["vcpus"]))
+        self.check_runtime(seen.get("runtime") or {})
         self.check_redis(seen.get("redis") or {})
         self.check_balancers(layout, seen["slots"])
         slots = [generation.Slot.from_mapping(row) for row in seen["slots"]]
@@ -159,6 +170,11 @@ class Change:
             return None
         return Desired({**self.args, "model": models[taken.slot]}, layout, taken, rolled_back=back or taken.rolled_back)
 
+    def check_runtime(self, runtime: dict[str, t.Any]) -> None:
+        """Docker and Compose must be usable before anything changes."""
+        if runtime.get("failure"):
+            raise failure(runtime["failure"])
+
     def check_redis(self, redis: dict[str, t.Any]) -> None:
         """Redis must be usable from this host and the clocks must agree, before anything changes."""
         if redis.get("failure"):
@@ -176,7 +192,7 @@ class Change:
         for page in self.pages:  # one that cannot be read now would make the gate fail later, with a node in service
             haproxy.read(page)
         if plan.start:
-            self.release(desired.model.version)
+            self.release(desired)
         if plan.stop:
             self.slot(list(plan.stop), "draining", wait_empty=30.0)
         if plan.start:
@@ -241,12 +257,18 @@ class Change:
         self.probe = answer
         self.note("call passed", slot)
 
-    def release(self, version: str) -> None:
-        done = self.module("release", {"version": version, "url": self.args["release_url"], "dest": self.args["opt_dir"],
-                                       "slots_dir": self.args["config_dir"]})
+    def release(self, desired: Desired) -> None:
+        """Have what the generation runs: the release, or the image."""
+        version, container = desired.model.version, desired.container
+        if container:
+            done = self.module("image", {"names": [container.image], "version": version, "socket": container.socket,
+                                         **({"archive_dir": container.archive_dir} if container.archive_dir else {})})
+        else:
+            done = self.module("release", {"version": version, "url": self.args["release_url"], "dest": self.args["opt_dir"],
+                                           "slots_dir": self.args["config_dir"]})
         if done.get("changed"):
             self.changed = True
-            self.note(f"has release {version}")
+            self.note(f"has {'image' if container else 'release'} {container.image if container else version}")
             if self.lock:
                 self.lock.hold()  # a download may have taken long
 

@@ -26,6 +26,19 @@ options:
     description: Directory that holds the gate mark of each slot.
     type: path
     default: /var/lib/livekit/slots
+  target:
+    description:
+      - What runs the nodes of the host, V(native) units of systemd, V(compose) containers of Docker, one Compose project per slot.
+    type: str
+    choices: [native, compose]
+    default: native
+  compose:
+    description:
+      - How the container of a slot is made, for O(target=compose). Names as in the role variables C(livekit_compose_*), among them V(image),
+        V(project) (prefix of the projects' names), V(socket), V(archive_dir), V(nofile), V(pids), V(oom_score_adj), V(log_size), V(log_files)
+        and V(privileged_ports).
+    type: dict
+    default: {}
   opt_dir:
     description: Directory that holds one directory per installed LiveKit version.
     type: path

@@ -10,7 +10,9 @@ import typing as t
 
 from .fleet.errors import FleetError
 from .fleet.host import SlotHost
+from .fleet.runtimes.docker import Docker
 from .fleet.slots import Layout
+from .fleet.targets import compose
 
 if t.TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -26,6 +28,8 @@ def argument_spec() -> dict[str, t.Any]:
         "config_dir": {"type": "path", "default": "/etc/livekit/slots"},
         "state_dir": {"type": "path", "default": "/var/lib/livekit/slots"},
         "opt_dir": {"type": "path", "default": "/opt/livekit"},
+        "target": {"type": "str", "choices": ["native", "compose"], "default": "native"},
+        "compose": {"type": "dict", "default": {}},
     }
 
 
@@ -36,8 +40,11 @@ def slot_host(module: AnsibleModule) -> SlotHost:
     except (TypeError, ValueError) as exc:
         names = sorted(f.name for f in dataclasses.fields(Layout))
         raise FleetError("read the port layout", "option layout", exc, f"Use only these names, each a number: {', '.join(names)}", code="layout") from exc
-
-    return SlotHost(functools.partial(_run, module), layout, config_dir=p["config_dir"], state_dir=p["state_dir"], opt_dir=p["opt_dir"], address=p["address"])
+    run = functools.partial(_run, module)
+    runtime = None
+    if p["target"] == "compose":
+        runtime = Docker(run, layout, compose.Settings.from_mapping(p["compose"]), p["config_dir"], p["address"])
+    return SlotHost(run, layout, config_dir=p["config_dir"], state_dir=p["state_dir"], opt_dir=p["opt_dir"], address=p["address"], runtime=runtime)
 
 
 def _run(module: AnsibleModule, command: list[str]) -> tuple[int, str, str]:

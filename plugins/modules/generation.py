@@ -16,7 +16,8 @@ description:
   - While it changes a host that has Redis, it holds the lock C(host:NAME) in it (M(openrtc.livekit.lock)). A second run with something to change
     there fails with the code V(locked) and tells who holds it.
   - This is an action plugin. Configuration is rendered, gates are judged and calls are made on the control machine;
-    on the host the modules M(openrtc.livekit.slot_info), M(openrtc.livekit.release) and M(openrtc.livekit.slot) do the rest.
+    on the host the modules M(openrtc.livekit.slot_info), M(openrtc.livekit.release) or M(openrtc.livekit.image), and M(openrtc.livekit.slot)
+    do the rest.
 author: openrtc.livekit contributors (@openrtc)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
@@ -33,7 +34,8 @@ attributes:
 options:
   model:
     description:
-      - The variables of role P(openrtc.livekit.model#role) as one mapping.
+      - The variables of role P(openrtc.livekit.model#role) as one mapping. With O(target=compose) it has C(livekit_server_image) too, which takes
+        the place of V(image) in O(compose), so that going back to a generation brings its image back.
     type: dict
     required: true
   source:

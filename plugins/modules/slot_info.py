@@ -9,8 +9,8 @@ module: slot_info
 short_description: Tell what the slots of a media host run
 version_added: 0.1.0
 description:
-  - Reads each slot of a host, from systemd, from the files of its generation and from the node itself.
-  - Needs nothing but Python and systemd on the host; on a host without either every slot is free.
+  - Reads each slot of a host, from systemd or Docker, from the files of its generation and from the node itself.
+  - Needs nothing but Python and systemd on the host, with O(target=compose) Docker; on a host without systemd every slot is free.
 author: openrtc.livekit contributors (@openrtc)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
@@ -70,7 +70,7 @@ slots:
       description: One of V(serving), V(gating), V(draining), V(failed), V(free).
       type: str
     state:
-      description: ActiveState of the systemd unit.
+      description: ActiveState of the systemd unit, or what comes next to it for a container.
       type: str
     version:
       description: LiveKit version of the running binary, or of the files where nothing runs.
@@ -136,6 +136,26 @@ slots:
       type: dict
   sample:
     - {slot: 1, label: serving, version: 1.13.5, generation: 0a1b2c3d4e5f, node_id: ND_abc, rooms: 4, participants: 9}
+runtime:
+  description: What runs the nodes, where that is Docker.
+  returned: O(target=compose)
+  type: dict
+  contains:
+    docker:
+      description: Version of the Docker daemon.
+      type: str
+    compose:
+      description: Version of the Compose plugin.
+      type: str
+    live_restore:
+      description: Whether containers outlive a restart of the Docker daemon.
+      type: bool
+    restart:
+      description: What a restart of the Docker daemon would cost, in words.
+      type: str
+    failure:
+      description: Why nothing can be started here; the module itself does not fail for that.
+      type: dict
 vcpus:
   description: Number of CPUs the host shows to a node.
   returned: success
@@ -172,6 +192,13 @@ def look_at_redis(settings: dict[str, t.Any]) -> dict[str, t.Any]:
         return {"failure": exc.failure}
 
 
+def look_at_runtime(host: SlotHost) -> dict[str, t.Any]:
+    try:
+        return host.runtime.about()
+    except FleetError as exc:
+        return {"failure": exc.failure}
+
+
 def as_row(host: SlotHost, slot: Slot, params: dict[str, t.Any]) -> dict[str, t.Any]:
     row = _slot_module.as_row(slot, host)
     accepted = {} if slot.free else host.keys(slot.slot)
@@ -198,10 +225,12 @@ def main() -> None:
     try:
         host = _slot_module.slot_host(module)
         rows = [as_row(host, slot, module.params) for slot in host.observe()]
+        runtime = look_at_runtime(host)
     except FleetError as exc:
         module.fail_json(**exc.as_result())
     redis = _registry_module.redis_settings(module.params["redis"])
-    module.exit_json(changed=False, slots=rows, vcpus=len(os.sched_getaffinity(0)), **({"redis": look_at_redis(redis)} if redis else {}))
+    module.exit_json(changed=False, slots=rows, vcpus=len(os.sched_getaffinity(0)), **({"redis": look_at_redis(redis)} if redis else {}),
+                     **({"runtime": runtime} if runtime else {}))
 
 
 if __name__ == "__main__":

@@ -29,12 +29,16 @@ from .errors import FleetError
 from .executor_hands import ORDERS, Hands
 from .executor_orders import Listener, Log
 from .executor_watch import TICK, Memory, Units, Watch, patterns
-from .host import SlotHost
+from .host import Run, SlotHost
 from .move_store import DEAD
 from .orders import CHANNEL
 from .registry import Registry
 from .reports import HOSTS
+from .runtimes import docker_pulse, systemd
+from .runtimes.docker import Docker
+from .runtimes.docker_api import DockerApi
 from .slots import Layout
+from .targets import compose
 
 __all__ = ["ORDERS", "Executor", "Settings"]
 
@@ -53,6 +57,9 @@ class Settings:
     config_dir: str = "/etc/livekit/slots"
     state_dir: str = "/var/lib/livekit/slots"
     opt_dir: str = "/opt/livekit"
+    target: str = "native"  # or compose
+    compose: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict)  # as targets.compose.Settings
+    states: str = ""  # file for an agent check that cannot ask by itself
     balancer: str = ""  # haproxy-http, haproxy-tcp, nginx or ""
     socket: str = "/run/haproxy/admin.sock"
     neighbours: t.Sequence[t.Mapping[str, str]] = ()
@@ -91,21 +98,63 @@ def tell_systemd(word: str) -> None:
             sock.sendto(word.encode(), "\0" + path[1:] if path.startswith("@") else path)
 
 
+class Native:
+    """Where this host's nodes and neighbours are units of systemd."""
+
+    def __init__(self, settings: Settings, run: Run) -> None:
+        self.settings, self.run = settings, run
+
+    def host(self) -> SlotHost | None:
+        s = self.settings
+        return None if s.layout is None else SlotHost(self.run, Layout.from_mapping(s.layout), s.config_dir, s.state_dir, s.opt_dir, s.address)
+
+    def units(self, near: t.Sequence[str]) -> t.Callable[[], t.Mapping[str, str]]:
+        names = patterns(near, self.settings.layout is not None)
+        return Units(names) if names else dict
+
+    def end(self, unit: str) -> bool:
+        """One SIGTERM for a neighbour; False when it does not run."""
+        return systemd.stop_unit(self.run, unit)
+
+
+class Containers:
+    """Where they are containers of Docker; a neighbour's `unit` is the name of its container."""
+
+    def __init__(self, settings: Settings, run: Run) -> None:
+        self.settings, self.run = settings, run
+        self.compose = compose.Settings.from_mapping(settings.compose)
+        self.api = DockerApi(self.compose.socket, timeout=2.0)
+
+    def host(self) -> SlotHost | None:
+        s = self.settings
+        if s.layout is None:
+            return None
+        layout = Layout.from_mapping(s.layout)
+        return SlotHost(self.run, layout, s.config_dir, s.state_dir, s.opt_dir, s.address,
+                        runtime=Docker(self.run, layout, self.compose, s.config_dir, s.address, self.api))
+
+    def units(self, near: t.Sequence[str]) -> t.Callable[[], t.Mapping[str, str]]:
+        """A balancer that hosts neither asks nobody: its executor gets no socket of Docker."""
+        return docker_pulse.Pulse(self.api, self.compose.project, near) if near or self.settings.layout is not None else dict
+
+    def end(self, unit: str) -> bool:
+        return docker_pulse.stop_container(self.api, unit)
+
+
 class Executor:
     """Three threads: one looks at the host, one reports, one hears orders. run() returns when `stop` is set."""
 
-    def __init__(self, settings: Settings, run: t.Callable[[list[str]], tuple[int, str, str]] = run_command,
+    def __init__(self, settings: Settings, run: Run = run_command,
                  units: t.Callable[[], t.Mapping[str, str]] | None = None, host: SlotHost | None = None, logs: Log = log) -> None:
         self.settings, self.log = settings, logs
         self.stop = threading.Event()
         self.registry = Registry(settings.redis)
-        if host is None and settings.layout is not None:
-            host = SlotHost(run, Layout.from_mapping(settings.layout), settings.config_dir, settings.state_dir, settings.opt_dir, settings.address)
         near = [row["unit"] for row in settings.neighbours]
-        names = patterns(near, host is not None)
-        self.watch = Watch(host, units or (Units(names) if names else dict), near, Memory(settings.memory))
+        here = Containers(settings, run) if settings.target == "compose" else Native(settings, run)
+        host = host or here.host()
+        self.watch = Watch(host, units or here.units(near), near, Memory(settings.memory))
         proxy = Runtime(settings.socket) if settings.balancer.startswith("haproxy") else None
-        self.hands = Hands(run, host, self.watch, self._report_now, proxy, near)
+        self.hands = Hands(run, host, self.watch, self._report_now, proxy, near, here.end)
         self.listener = Listener(settings.redis, settings.host, self.hands.do, logs, self.stop)
         self._up: bool | None = None
         self._at = (0.0, 0.0)  # Redis' clock and this one's steady clock at the same moment
@@ -116,8 +165,10 @@ class Executor:
             self.watch.begin()
         except FleetError as exc:
             self.log("host", state="unseen", got=exc.failure["got"])
-        threads = [threading.Thread(target=work, name=name, daemon=True) for name, work in
-                   (("watch", self._watch), ("report", self._report), ("orders", self.listener.run))]
+        work: list[tuple[str, t.Callable[[], None]]] = [("watch", self._watch)]
+        if self.settings.redis:
+            work += [("report", self._report), ("orders", self.listener.run)]
+        threads = [threading.Thread(target=each, name=name, daemon=True) for name, each in work]
         for thread in threads:
             thread.start()
         while not self.stop.wait(1.0):
@@ -132,6 +183,7 @@ class Executor:
         while not self.stop.is_set():
             try:
                 self.watch.tick()
+                self._tell_states()
                 problem = ""
             except Exception as exc:  # pylint: disable=broad-except  # systemd may be busy with itself; look again
                 problem = str(exc.failure["got"] if isinstance(exc, FleetError) else f"{type(exc).__name__}: {exc}")
@@ -139,6 +191,16 @@ class Executor:
                 said = problem
                 self.log("host", state="unseen" if problem else "seen", **({"got": problem} if problem else {}))
             self.stop.wait(TICK if not problem else 1.0)
+
+    def _tell_states(self) -> None:
+        """{slot: ActiveState} for the agent check where it has no socket of Docker; as fresh as the file."""
+        if not self.settings.states:
+            return
+        text = json.dumps({slot.slot: slot.state for slot in self.watch.slots()})
+        with open(self.settings.states + ".new", "w", encoding="utf-8") as out:
+            out.write(text)
+        os.chmod(self.settings.states + ".new", 0o644)
+        os.replace(self.settings.states + ".new", self.settings.states)
 
     # -- reporting
 

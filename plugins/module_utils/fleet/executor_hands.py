@@ -29,7 +29,8 @@ class Hands:
     """The orders of one host. proxy: its HAProxy, None without one; neighbours: units that may be stopped."""
 
     def __init__(self, run: Run, host: SlotHost | None, watch: Watch, report: t.Callable[[], str], proxy: Runtime | None = None,
-                 neighbours: t.Sequence[str] = ()) -> None:
+                 neighbours: t.Sequence[str] = (), end_unit: t.Callable[[str], bool] = lambda unit: False) -> None:
+        self.end_unit = end_unit
         self.run, self.host, self.watch, self.report, self.proxy, self.neighbours = run, host, watch, report, proxy, neighbours
         self._busy: dict[int, threading.Lock] = collections.defaultdict(threading.Lock)  # one order at a time per slot
 
@@ -152,16 +153,7 @@ class Hands:
         if unit not in self.neighbours:
             raise FleetError("stop a unit", unit, "it is none of this host's neighbours", "Name it in livekit_neighbours and run openrtc.livekit.deploy",
                              code="unit_refused", neighbours=list(self.neighbours))
-        if self._systemctl("show", "-p", "ActiveState", "--value", unit).strip() != "active":
-            return {"signalled": False}
-        self._systemctl("stop", "--no-block", unit)
-        return {"signalled": True}
-
-    def _systemctl(self, *words: str) -> str:
-        rc, out, err = self.run(["systemctl", *words])
-        if rc != 0:
-            raise FleetError("ask systemd", " ".join(words), (err or out).strip(), "See journalctl on this host", code="systemctl")
-        return out
+        return {"signalled": self.end_unit(unit)}
 
     def observe(self) -> dict[str, t.Any]:
         """The report of this host, with nodes asked now."""

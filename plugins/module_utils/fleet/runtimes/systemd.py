@@ -129,3 +129,18 @@ class Systemd:
         rc, out, err = self.run(["systemctl", *options, verb, UNIT.format(n)])
         if rc != 0:
             raise FleetError(f"{verb} the unit", UNIT.format(n), (err or out).strip(), "See journalctl on this host", code="systemctl", slot=n)
+
+
+def stop_unit(run: Run, unit: str) -> bool:
+    """One SIGTERM for a neighbour of the nodes, which finishes its work; False when it does not run."""
+    if _systemctl(run, "show", "-p", "ActiveState", "--value", unit).strip() != "active":
+        return False
+    _systemctl(run, "stop", "--no-block", unit)
+    return True
+
+
+def _systemctl(run: Run, *words: str) -> str:
+    rc, out, err = run(["systemctl", *words])
+    if rc != 0:
+        raise FleetError("ask systemd", " ".join(words), (err or out).strip(), "See journalctl on this host", code="systemctl")
+    return out
