@@ -136,20 +136,25 @@ def build(version: str) -> None:
         )
     say(f"{version}: building from the Go module (usually 2 to 3 min for the first version, 1 min for the next)")
     partial = built(version).parent / "partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    # Inside a copy of the module its own go.sum vouches for every dependency. `go install` would ask the checksum database
-    # for each one instead, which does not answer for all of them everywhere.
-    shutil.copytree(source(version), partial, copy_function=shutil.copyfile)
-    for directory in (partial, *(p for p in partial.rglob("*") if p.is_dir())):
-        directory.chmod(0o755)
+    copy_source(MODULE, version, partial)
     run("go", "-C", str(partial), "build", "-trimpath", "-ldflags", "-s -w", "-o", "server", "./cmd/server", env={"CGO_ENABLED": "0"}, note=version)
     (partial / "server").replace(built(version))
     shutil.rmtree(partial)
 
 
-def source(version: str) -> pathlib.Path:
+def source(version: str, module: str = MODULE) -> pathlib.Path:
     """The module's source in Go's module cache, downloaded if it is not there."""
-    return pathlib.Path(json.loads(run("go", "mod", "download", "-json", f"{MODULE}@v{version}", note=version).stdout)["Dir"])
+    return pathlib.Path(json.loads(run("go", "mod", "download", "-json", f"{module}@v{version}", note=version).stdout)["Dir"])
+
+
+def copy_source(module: str, version: str, target: pathlib.Path) -> None:
+    """A copy of a module to build in: there its own go.sum vouches for every dependency. `go install` would ask the checksum
+    database for each one instead, which does not answer for all of them everywhere.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source(version, module), target, copy_function=shutil.copyfile)
+    for directory in (target, *(p for p in target.rglob("*") if p.is_dir())):
+        directory.chmod(0o755)
 
 
 def licence_text(version: str) -> str:

@@ -16,6 +16,7 @@ from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 
 MODULE = "openrtc.livekit.component"
+COMPOSE = "community.docker.docker_compose_v2"
 # The same as ansible.builtin.template, so that a template behaves as its author expects.
 OVERRIDES = {"trim_blocks": True, "lstrip_blocks": False, "newline_sequence": "\n"}
 
@@ -42,7 +43,7 @@ def archive(tree: str, exclude: t.Sequence[str] = ()) -> bytes:
 
 
 class ActionModule(ActionBase):
-    """Turns O(templates), O(files[].src) and O(files[].tree) of the control machine into plain contents, then runs the module once."""
+    """Turns O(templates), O(files[].src) and O(files[].tree) of the control machine into plain contents, then runs the module: once, and again after projects were brought up."""
 
     TRANSFERS_FILES = False
 
@@ -55,8 +56,24 @@ class ActionModule(ActionBase):
         rendered = [self._template(item, task_vars) for item in self._items(args, "templates")]
         args.pop("templates", None)
         args["files"] = [*files, *rendered]
-        result.update(self._execute_module(module_name=MODULE, module_args=args, task_vars=task_vars))
+        done = self._execute_module(module_name=MODULE, module_args=args, task_vars=task_vars)
+        if done.get("behind") and not done.get("failed") and not self._task.check_mode:
+            done = self._up(done, args, task_vars)
+        result.update(done)
         return result
+
+    def _up(self, done: dict[str, t.Any], args: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
+        """Bring up the projects that do not run what their files say, then let the module see that they do."""
+        for project in done["behind"]:
+            folder, name = os.path.split(project["file"])
+            said = self._execute_module(module_name=COMPOSE, module_args={
+                "project_src": folder, "project_name": project["name"], "files": [name], "state": "present", "recreate": "always", "pull": "never",
+                "remove_orphans": True, "wait": False, "docker_host": f"unix://{args.get('docker_socket') or '/var/run/docker.sock'}"}, task_vars=task_vars)
+            if said.get("failed"):
+                return {**done, "failed": True, "msg": f"project {project['name']} could not be brought up: {said.get('msg')}", "actions": said.get("actions", [])}
+        then = self._execute_module(module_name=MODULE, module_args={**args, "projects_up": [p["name"] for p in done["behind"]]}, task_vars=task_vars)
+        merged = {key: [*done[key], *then.get(key, [])] for key in ("changes", "notes", "started", "stopped", "restarted", "reloaded", "installed") if key in done}
+        return {**then, **merged, "changed": True, "behind": [], **({"diff": done["diff"]} if "diff" in done else {})}
 
     @staticmethod
     def _items(args: dict[str, t.Any], option: str) -> list[dict[str, t.Any]]:

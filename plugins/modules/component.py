@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: component
-short_description: Packages, user, directories, files and systemd units of one component in one call
+short_description: Packages, user, directories, files and systemd units or containers of one component in one call
 version_added: 0.1.0
 author: openrtc.livekit contributors (@openrtc)
 description:
@@ -18,6 +18,8 @@ description:
     writing and restarting is completed by the next one.
   - Refuses to restart, reload or stop a unit C(livekit-server@N). A node is only ever replaced by starting another beside it.
   - Where systemd does not run (an image being built), units are enabled by their links, nothing is started, and RV(notes) says so.
+  - A component may run in containers instead, as O(projects) of Docker Compose. They are compared with their files in the same way; what has to be
+    brought up is handed to M(community.docker.docker_compose_v2), once, before the gates.
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
 attributes:
@@ -119,6 +121,10 @@ options:
       secret_content:
         description: The content of a secret file. The control machine fills it in from O(files[].content) when O(files[].secret) is true.
         type: str
+      numbers:
+        description: Replace C(@uid:NAME@) and C(@gid:NAME@) by the numbers of the host's user or group of that name, for containers.
+        type: bool
+        default: false
       mode:
         description: Permissions, as a quoted octal number.
         type: str
@@ -149,7 +155,7 @@ options:
         type: bool
         default: true
       reload:
-        description: Units that have to be reloaded when this file changed.
+        description: Units that have to be reloaded when this file changed; a project of O(projects) is named with C(.project) behind it.
         type: list
         elements: str
         default: []
@@ -235,6 +241,46 @@ options:
             check mode too.
           - Exit code 0 means they agree, 1 that the unit must be reloaded; any other fails the task.
         type: str
+  images:
+    description: Images that Docker must have. One that it has already is left as it is.
+    type: list
+    elements: str
+    default: []
+  archive_dir:
+    description: Directory on the host with archives of images; when it is given, no registry is asked.
+    type: path
+  docker_socket:
+    description: Socket of the Docker daemon.
+    type: path
+    default: /var/run/docker.sock
+  projects:
+    description: Projects of Docker Compose that must run what their files say. Handled after the units.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: Name of the project.
+        type: str
+        required: true
+      file:
+        description: Its Compose file on the host, the only one in its directory. Every service needs the label C(openrtc.livekit.component).
+        type: str
+        required: true
+      prepare:
+        description: Command, run without a shell on the host before the project is brought up.
+        type: str
+      reload:
+        description: Command, run without a shell on the host, by which the running project takes in its files that are to be reloaded.
+        type: str
+      check:
+        description: See O(units[].check).
+        type: str
+  projects_up:
+    description: Names of projects that were brought up since the module ran first. Set by the control machine.
+    type: list
+    elements: str
+    default: []
   gates:
     description:
       - Proofs over TCP or a Unix socket that the component answers, tried after all units are in their state until they succeed.
@@ -338,6 +384,11 @@ installed:
   type: list
   elements: str
   returned: always
+behind:
+  description: Projects that have to be brought up. The task itself has done so when it returns, so this is only of use in check mode.
+  type: list
+  elements: dict
+  returned: always
 notes:
   description: What was left out and why, such as starting units where systemd does not run.
   type: list
@@ -371,6 +422,7 @@ FILE = {
     "content": {"type": "str"},
     "encoding": {"type": "str", "choices": ["text", "base64"], "default": "text"},
     "secret_content": {"type": "str", "no_log": True},
+    "numbers": {"type": "bool", "default": False},
     "mode": {"type": "str", "default": "0644"},
     "owner": {"type": "str"},
     "group": {"type": "str"},
@@ -382,7 +434,7 @@ FILE = {
     "restart": NAMES,
 }
 TEMPLATE = {
-    **{k: v for k, v in FILE.items() if k not in ("tree", "exclude", "content", "secret_content", "encoding")},
+    **{k: v for k, v in FILE.items() if k not in ("tree", "exclude", "content", "secret_content", "encoding", "numbers")},
     "src": {"type": "str", "required": True},
     "vars": {"type": "dict", "default": {}},
 }
@@ -390,6 +442,13 @@ UNIT = {
     "name": {"type": "str", "required": True},
     "enabled": {"type": "bool"},
     "state": {"type": "str", "choices": ["started", "stopped"]},
+    "check": {"type": "str"},
+}
+PROJECT = {
+    "name": {"type": "str", "required": True},
+    "file": {"type": "str", "required": True},
+    "prepare": {"type": "str"},
+    "reload": {"type": "str"},
     "check": {"type": "str"},
 }
 GATE = {
@@ -413,6 +472,11 @@ def main() -> None:
             "files": {**dicts, "options": FILE},
             "templates": {**dicts, "options": TEMPLATE},
             "units": {**dicts, "options": UNIT},
+            "images": NAMES,
+            "archive_dir": {"type": "path"},
+            "docker_socket": {"type": "path", "default": "/var/run/docker.sock"},
+            "projects": {**dicts, "options": PROJECT},
+            "projects_up": NAMES,
             "gates": {**dicts, "options": GATE, "mutually_exclusive": [("port", "path")], "required_one_of": [("port", "path")]},
             "record_dir": {"type": "path", "default": "/run/openrtc-livekit"},
         },

@@ -7,7 +7,9 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import os
 import pathlib
+import time
 
 import pytest
 
@@ -130,3 +132,20 @@ def test_cpu_share_from_proc_stat(tmp_path):
     path.write_text("")
     cpu.sample()
     assert cpu.busy == pytest.approx(0.5)
+
+
+def test_states_from_the_file_of_the_executor(tmp_path):
+    path = tmp_path / "states.json"
+    path.write_text('{"1": "active", "2": "deactivating"}')
+    look = agent_check.States(str(path))
+    assert look() == {"livekit-server@1.service": "active", "livekit-server@2.service": "deactivating"}
+
+
+@pytest.mark.parametrize("text, age", [('{"1": "active"}', 10), ("{", 0), ("[]", 0), (None, 0)])
+def test_states_that_are_no_news_are_not_told(tmp_path, text, age):
+    path = tmp_path / "states.json"
+    if text is not None:
+        path.write_text(text)
+        os.utime(path, (time.time() - age, time.time() - age))
+    with pytest.raises(agent_check.Unknown):
+        agent_check.States(str(path))()

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import base64
 import fnmatch
+import grp
 import os
+import pwd
 import re
 import typing as t
 
 from .run import Failure
 
 # A running node holds calls. It is replaced by another one beside it, never restarted, and never sent a signal from here.
+PROJECT = ".project"  # names a project of Compose where units are named
 NODE_UNITS = ("livekit-server@*", "livekit-server.service")
 
 
 def unit_name(name: str) -> str:
     """The full name of a unit: haproxy -> haproxy.service."""
-    return name if re.search(r"\.(service|socket|timer|path|target|mount|slice)$", name) else f"{name}.service"
+    return name if re.search(r"\.(service|socket|timer|path|target|mount|slice|project)$", name) else f"{name}.service"
 
 
 def is_node(name: str) -> bool:
@@ -36,12 +39,22 @@ def triggered(files: t.Iterable[dict[str, t.Any]]) -> list[str]:
 
 def content(item: dict[str, t.Any]) -> bytes | None:
     text = item["secret_content"] if item["secret_content"] is not None else item["content"]
+    if text is not None and item.get("numbers"):
+        text = re.sub(r"@(uid|gid):([A-Za-z0-9_-]+)@", _number, str(text))
     if text is None or item["encoding"] == "text":
         return text if text is None else str(text).encode("utf-8")
     try:
         return base64.b64decode(text, validate=True)
     except ValueError as exc:
         raise Failure(f"{item['dest']}: the content is not base64: {exc}") from None
+
+
+def _number(match: re.Match[str]) -> str:
+    """What @uid:NAME@ stands for; itself as long as there is no such user (check mode, and before it was made)."""
+    try:
+        return str(pwd.getpwnam(match[2]).pw_uid if match[1] == "uid" else grp.getgrnam(match[2]).gr_gid)
+    except KeyError:
+        return match[0]
 
 
 def octal(mode: str) -> int:

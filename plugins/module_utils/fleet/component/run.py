@@ -38,6 +38,7 @@ class Run:
         self.systemd = systemd_runs()
         self.changes: list[str] = []
         self.notes: list[str] = []
+        self.behind: list[dict[str, str]] = []  # projects that the control machine has to bring up
         self.done: dict[str, list[str]] = {"started": [], "stopped": [], "restarted": [], "reloaded": [], "installed": []}
         self.diffs: list[dict[str, str]] = []  # of the contents of files
         self.before: list[str] = []  # the state part of the diff: lines before and after
@@ -58,7 +59,7 @@ class Run:
         return out
 
     def result(self) -> dict[str, t.Any]:
-        return {"changed": bool(self.changes), "changes": self.changes, "notes": self.notes, **self.done}
+        return {"changed": bool(self.changes), "changes": self.changes, "notes": self.notes, "behind": self.behind, **self.done}
 
     def diff(self) -> list[dict[str, str]]:
         if not self.before and not self.after:

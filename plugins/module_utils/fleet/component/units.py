@@ -14,7 +14,7 @@ import typing as t
 
 from . import record
 from .files import Wants
-from .guard import is_node, triggered
+from .guard import PROJECT, is_node, triggered
 from .run import Failure, Run
 
 UNIT_PROPERTIES = (
@@ -47,7 +47,7 @@ class Units:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.names = list(dict.fromkeys([*(u["name"] for u in run.p["units"]), *triggered(run.p["files"])]))
+        self.names = list(dict.fromkeys([*(u["name"] for u in run.p["units"]), *(name for name in triggered(run.p["files"]) if not name.endswith(PROJECT))]))
         self.systemctl = run.get_bin_path("systemctl") if self.names else None
         self.wants = Wants()
         self.acted = False

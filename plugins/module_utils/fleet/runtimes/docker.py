@@ -44,11 +44,11 @@ def told(pid: int) -> bool:
 
 
 def state_of(container: Container) -> str:
-    """What systemd would call it. A node that was killed while it drained has not failed."""
+    """What systemd would call it. A node that was fenced, or told to end before it could listen, has not failed."""
     now = container["State"]
     if now["Status"] == "running" and told(int(now["Pid"])):
         return "deactivating"
-    if now["Status"] == "exited" and now["ExitCode"] not in (0, 128 + signal.SIGKILL):
+    if now["Status"] == "exited" and now["ExitCode"] not in (0, 128 + signal.SIGKILL, 128 + signal.SIGTERM):
         return "failed"
     return STATES.get(now["Status"], "inactive")
 

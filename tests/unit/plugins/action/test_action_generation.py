@@ -29,6 +29,7 @@ class Host:
                           "intact": True, "exposed": [], "config": ""} for n in (1, 2)}
         self.vcpus, self.redis, self.fail_at, self.steps, self.files = vcpus, redis or {"clock_offset": 0.01}, fail_at, [], {}
         self.locks, self.held_by, self.clock, self.models, self.when_locked = [], None, 1000.0, {}, lambda: None
+        self.runtime: dict = {}
 
     def lock(self, state="held", owner="", name="", **options):
         if self.held_by:
@@ -43,9 +44,12 @@ class Host:
             full = module_args.get("model") == "full"
             rows = [{**row, "ports": Layout().ports(n).as_dict(), "node_id": f"ND_{n}", **({"model": self.models.get(n, {})} if full else {})}
                     for n, row in self.slots.items()]
-            return {"slots": rows, "vcpus": self.vcpus, "redis": self.redis}
+            return {"slots": rows, "vcpus": self.vcpus, "redis": self.redis, **({"runtime": self.runtime} if self.runtime else {})}
         if module_name.endswith("lock"):
             return self.lock(**module_args)
+        if module_name.endswith("image"):
+            self.steps.append(("image", module_args["names"][0]))
+            return {"changed": True} if self.fail_at != "image" else {"failed": True, "msg": "absent"}
         if module_name.endswith("release"):
             self.steps.append(("release", module_args["version"]))
             return {"changed": False} if self.fail_at != "release" else {"failed": True, "msg": "404"}
@@ -451,3 +455,55 @@ def test_a_host_that_serves_needs_no_fresh_node(run):
     run(host)
     host.steps.clear()
     assert not run(host, source="last", model={**MODEL, "livekit_version": "1.13.4"})["changed"] and host.steps == []
+
+
+IMAGE = "livekit/livekit-server:v1.13.5"
+
+
+def containers(run, host, image=IMAGE, check=False, **compose):
+    return run(host, check, model={**MODEL, "livekit_server_image": image}, target="compose", compose=compose)
+
+
+def test_containers_have_an_image_instead_of_a_release(run):
+    host = Host()
+    result = containers(run, host)
+    assert host.steps == [("image", IMAGE), ("started", 1), ("serving", 1)] and json.loads(host.files["model.json"])["model"]["livekit_server_image"] == IMAGE
+    assert [step["step"] for step in result["timeline"]][0] == f"has image {IMAGE}"
+    host.steps.clear()
+    assert not containers(run, host, log_files=9)["changed"] and host.steps == []
+
+
+def test_another_image_of_the_same_version_is_another_generation(run):
+    host = Host()
+    first = containers(run, host)["generation"]
+    assert containers(run, host, image=IMAGE + "-patched")["generation"] != first and ("draining", 1) in host.steps
+
+
+def test_a_container_and_a_unit_are_given_the_same_configuration(run):
+    native, contained = Host(), Host()
+    run(native)
+    containers(run, contained)
+    assert {k: v for k, v in native.files.items() if k != "model.json"} == {k: v for k, v in contained.files.items() if k != "model.json"}
+
+
+def test_a_docker_that_cannot_start_anything_is_found_before_anything_changes(run):
+    host = Host()
+    host.runtime = {"failure": {"code": "compose_missing", "tried": "use Docker Compose", "on": "docker compose", "got": "1.29", "fix": "install it"}}
+    with pytest.raises(FleetError) as caught:
+        containers(run, host)
+    assert caught.value.failure["code"] == "compose_missing" and host.steps == []
+
+
+@pytest.mark.parametrize("image, code", [("livekit/livekit-server:latest", "image_floating"), ("no image", "image_name")])
+def test_an_image_that_is_no_generation_is_refused(run, image, code):
+    host = Host()
+    with pytest.raises(FleetError) as caught:
+        containers(run, host, image=image)
+    assert caught.value.failure["code"] == code and host.steps == []
+
+
+def test_an_image_that_cannot_be_had_touches_no_slot(run):
+    host = Host(fail_at="image")
+    with pytest.raises(FleetError, match="absent"):
+        containers(run, host)
+    assert host.steps == [("image", IMAGE)]
