@@ -58,8 +58,8 @@ def image_ready() -> bool:
 def build_image() -> None:
     images.ensure(BASE)
     say("debian12-docker: installing Docker (usually 30 s)")
-    images.docker("build", "--quiet", "--network", "host", "--build-arg", f"BASE={BASE.tag}", "--label", f"{KEY}={made_of()}", "--label", f"{images.LABEL}.recipe=docker",
-                  "--tag", TAG, "--file", str(DOCKERFILE), str(DOCKERFILE.parent), note="debian12-docker")
+    images.docker("build", "--quiet", "--build-arg", f"BASE={BASE.tag}", "--label", f"{KEY}={made_of()}", "--tag", TAG,
+                  "--file", str(DOCKERFILE), str(DOCKERFILE.parent), note="debian12-docker")
 
 
 def main() -> int:

@@ -48,6 +48,28 @@ def operations(lab: str, options: t.Sequence[str], keys: pathlib.Path, old: str,
     ]
 
 
+def compose_operations(lab: str, options: t.Sequence[str], more: str) -> list[Change]:
+    """What containers do under calls. more: an inventory with one media host more, sfu3."""
+    def playbook(verb: str, *extra: str) -> list[str]:
+        return ["ansible-playbook", f"openrtc.livekit.{verb}", *options, *extra]
+
+    old, new, grown = ["-e", "livekit_version=1.13.4"], ["-e", "livekit_version=1.13.5"], ["-i", more]
+    crash = "kill -9 $(docker inspect -f '{{.State.Pid}}' $(docker ps -q --filter label=openrtc.livekit.slot | head -1)); sleep 15"
+    return [
+        ("upgrade, calls move at once", playbook("upgrade", *new, "-e", "livekit_upgrade_policy=now"), True),
+        ("drain sfu1, its calls move at once", playbook("drain", "--limit", "sfu1", "-e", "livekit_drain_policy=now"), True),
+        ("undo the drain: a fresh node on sfu1", playbook("undo_drain", "--limit", "sfu1"), True),
+        ("a host more", playbook("deploy", *new, *grown), True),
+        ("rooms to it", playbook("rebalance", *grown), True),
+        ("that host is emptied", playbook("maintenance", *new, *grown, "--limit", "sfu3", "-e", "livekit_maintenance_policy=now"), True),
+        ("a host less", playbook("deploy", *new), True),
+        ("rollback, calls move at once", playbook("rollback", "-e", "livekit_upgrade_policy=now"), True),
+        ("Docker starts anew on sfu2, with live-restore", ["docker", "exec", f"openrtc-{lab}-sfu2", "systemctl", "restart", "docker"], True),
+        ("crash: SIGKILL on sfu2", ["docker", "exec", f"openrtc-{lab}-sfu2", "sh", "-c", crash], True),
+        ("recover: nothing is left of it", playbook("recover", *old), True),
+    ]
+
+
 def two_keys(directory: pathlib.Path, endpoint: t.Mapping[str, t.Any], new: str) -> pathlib.Path:
     """An inventory that says nothing but the cluster's key and a new one after it; for its owner's eyes only."""
     path = directory / "group_vars" / "all.json"
@@ -66,12 +88,17 @@ def main() -> int:
     parser.add_argument("--out", required=True, type=pathlib.Path)
     parser.add_argument("--calls", type=int, default=8)
     parser.add_argument("--new-key", default="APIrotated")
+    parser.add_argument("--plan", choices=["operations", "compose"], default="operations")
+    parser.add_argument("--more", default="", help="with --plan compose, an inventory with one media host more")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="operations whose titles have one of these words")
     parser.add_argument("options", nargs="+")
     args = parser.parse_args()
     endpoint = json.loads(args.endpoint.read_text())
-    keys = two_keys(args.out / "keys", endpoint, args.new_key)
-    plan = operations(args.lab, args.options, keys, endpoint["api_key"], args.new_key)
+    if args.plan == "compose":
+        plan = compose_operations(args.lab, args.options, args.more)
+    else:
+        keys = two_keys(args.out / "keys", endpoint, args.new_key)
+        plan = operations(args.lab, args.options, keys, endpoint["api_key"], args.new_key)
     plan = [step for step in plan if not args.only or any(word in step[0] for word in args.only)]
     good = under_calls(Phases(), endpoint, args.out, plan, args.calls)
     for phase in json.loads((args.out / "report.json").read_text())["phases"]:

@@ -17,6 +17,7 @@ from ansible.template import trust_as_template
 
 MODULE = "openrtc.livekit.component"
 COMPOSE = "community.docker.docker_compose_v2"
+LISTS = ("changes", "notes", "started", "stopped", "restarted", "reloaded", "installed")  # of a result
 # The same as ansible.builtin.template, so that a template behaves as its author expects.
 OVERRIDES = {"trim_blocks": True, "lstrip_blocks": False, "newline_sequence": "\n"}
 
@@ -43,7 +44,10 @@ def archive(tree: str, exclude: t.Sequence[str] = ()) -> bytes:
 
 
 class ActionModule(ActionBase):
-    """Turns O(templates), O(files[].src) and O(files[].tree) of the control machine into plain contents, then runs the module: once, and again after projects were brought up."""
+    """Turns O(templates), O(files[].src) and O(files[].tree) of the control machine into plain contents, then runs the module.
+
+    It runs once, and again after projects of Compose were brought up.
+    """
 
     TRANSFERS_FILES = False
 
@@ -64,15 +68,17 @@ class ActionModule(ActionBase):
 
     def _up(self, done: dict[str, t.Any], args: dict[str, t.Any], task_vars: dict[str, t.Any]) -> dict[str, t.Any]:
         """Bring up the projects that do not run what their files say, then let the module see that they do."""
+        always = {"state": "present", "recreate": "always", "pull": "never", "remove_orphans": True, "wait": False,
+                  "docker_host": f"unix://{args.get('docker_socket') or '/var/run/docker.sock'}"}
         for project in done["behind"]:
             folder, name = os.path.split(project["file"])
-            said = self._execute_module(module_name=COMPOSE, module_args={
-                "project_src": folder, "project_name": project["name"], "files": [name], "state": "present", "recreate": "always", "pull": "never",
-                "remove_orphans": True, "wait": False, "docker_host": f"unix://{args.get('docker_socket') or '/var/run/docker.sock'}"}, task_vars=task_vars)
+            said = self._execute_module(module_name=COMPOSE, task_vars=task_vars, module_args={
+                "project_src": folder, "project_name": project["name"], "files": [name], **always})
             if said.get("failed"):
-                return {**done, "failed": True, "msg": f"project {project['name']} could not be brought up: {said.get('msg')}", "actions": said.get("actions", [])}
-        then = self._execute_module(module_name=MODULE, module_args={**args, "projects_up": [p["name"] for p in done["behind"]]}, task_vars=task_vars)
-        merged = {key: [*done[key], *then.get(key, [])] for key in ("changes", "notes", "started", "stopped", "restarted", "reloaded", "installed") if key in done}
+                return {**done, "failed": True, "msg": f"project {project['name']} could not be brought up: {said.get('msg')}", "actions": said.get("actions")}
+        up = [project["name"] for project in done["behind"]]
+        then = self._execute_module(module_name=MODULE, module_args={**args, "projects_up": up}, task_vars=task_vars)
+        merged = {key: [*done[key], *then.get(key, [])] for key in LISTS if key in done}
         return {**then, **merged, "changed": True, "behind": [], **({"diff": done["diff"]} if "diff" in done else {})}
 
     @staticmethod

@@ -71,8 +71,8 @@ class Desired:
                           if name.startswith("livekit_") and (value or name != "livekit_server_image")}
         self.model = config.Model.from_vars(args["model"])
         # None: no container. The image belongs to the generation, everything else to the host.
-        self.container = compose.Settings.from_mapping({**args["compose"], "image": self.variables.get("livekit_server_image") or args["compose"].get("image")}) \
-            if args["target"] == "compose" else None
+        image = self.variables.get("livekit_server_image") or args["compose"].get("image")
+        self.container = compose.Settings.from_mapping({**args["compose"], "image": image}) if args["target"] == "compose" else None
         self.served_at, self.rolled_back = taken and taken.served_at, rolled_back
         # Slot 1 stands for all: a generation is the same whatever slot it runs in.
         self.name = taken and taken.generation or generation.digest(

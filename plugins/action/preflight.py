@@ -11,6 +11,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.openrtc.livekit.plugins.filter.addresses import addresses
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import config, config_checks
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError, raise_for
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets import compose
 
 ARGUMENT_SPEC: dict[str, t.Any] = {
     "model": {"type": "dict", "required": True},
@@ -36,7 +37,8 @@ class ActionModule(ActionBase):
             model = config.Model.from_vars(args["model"])
             layout = config.layout_of({"livekit_layout": args["layout"]})
             found = config_checks.problems(model, layout, hosts=hosts, claims=claims)
-            raise_for(found)
+            image = args["model"].get("livekit_server_image")
+            raise_for([*found, *(compose.Settings(image=str(image)).problems() if image else ())])
         except FleetError as exc:
             result.update(failed=True, **exc.as_result())
         return {**result, "changed": False, "hosts": hosts}

@@ -44,10 +44,10 @@ class Images:
             return
         got = (err or out).strip()[-500:] or f"docker pull ended with {rc}"
         if any(word in got.lower() for word in UNKNOWN):
-            raise FleetError("fetch an image", reference, got, "Correct livekit_compose_images or livekit_version; log in to the registry if it is a private one",
-                             code="image_absent", image=reference)
-        raise FleetError("fetch an image", reference, got, "Let this host reach the registry, or put archives (docker save) on it and set livekit_compose_archive_dir",
-                         code="image_registry", image=reference)
+            fix = "Correct livekit_compose_images or livekit_version; log in to the registry if it is a private one"
+            raise FleetError("fetch an image", reference, got, fix, code="image_absent", image=reference)
+        fix = "Let this host reach the registry, or put archives (docker save) on it and set livekit_compose_archive_dir"
+        raise FleetError("fetch an image", reference, got, fix, code="image_registry", image=reference)
 
     def _load(self, reference: str) -> None:
         path = self._archive(reference)
@@ -77,7 +77,8 @@ class Images:
 
     def ask(self, reference: str, version: str) -> None:
         """The server in the image must run here, and be the version that its name says."""
-        rc, out, err = self.run([*self.docker, "run", "--rm", "--pull", "never", "--network", "none", "--read-only", "--cap-drop", "ALL", reference, "--version"])
+        alone = ["--rm", "--pull", "never", "--network", "none", "--read-only", "--cap-drop", "ALL"]
+        rc, out, err = self.run([*self.docker, "run", *alone, reference, "--version"])
         if rc != 0 or out.split()[-1:] != [version]:
             raise FleetError("run livekit-server --version", reference, f"it says {(out or err).strip()[-300:]!r}",
                              f"Name an image of LiveKit {version} for this host's architecture (livekit_compose_images.server)", code="image_version",

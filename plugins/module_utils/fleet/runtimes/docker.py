@@ -157,13 +157,14 @@ class Docker:
         """In a container without network that is gone afterwards."""
         base = f"{self.config_dir}/{n}"
         entry, *more = self._server()
-        return self.run(["docker", *self._host(), "run", "--rm", "--pull", "never", "--network", "none", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
-                         "--user", self._user(), "--volume", f"{base}:{base}:ro", "--entrypoint", entry, self.settings.image, *more,
-                         "--config", f"{base}/config.yaml", "ports"])
+        alone = ["--rm", "--pull", "never", "--network", "none", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+        return self.run(["docker", *self._host(), "run", *alone, "--user", self._user(), "--volume", f"{base}:{base}:ro", "--entrypoint", entry,
+                         self.settings.image, *more, "--config", f"{base}/config.yaml", "ports"])
 
     def start(self, n: int) -> None:
         """A container that ended there before is replaced; the caller knows that none runs."""
-        rc, out, err = self.run(["docker", *self._host(), "compose", "--project-directory", f"{self.config_dir}/{n}", "--file", f"{self.config_dir}/{n}/compose.yaml",
+        base = f"{self.config_dir}/{n}"
+        rc, out, err = self.run(["docker", *self._host(), "compose", "--project-directory", base, "--file", f"{base}/compose.yaml",
                                  "up", "--detach", "--force-recreate", "--quiet-pull"])
         if rc != 0:
             raise FleetError("start a node", compose.name(self.settings, n), _last(err or out), "See journalctl -u docker on this host",

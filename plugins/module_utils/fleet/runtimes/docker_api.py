@@ -79,13 +79,14 @@ class DockerApi:
             answer = connection.getresponse()
             raw = answer.read()
         except (OSError, http.client.HTTPException) as exc:
-            raise FleetError("ask Docker", self.path, str(exc) or type(exc).__name__, f"See whether Docker runs on this host: systemctl status docker; docker -H unix://{self.path} info",
+            raise FleetError("ask Docker", self.path, str(exc) or type(exc).__name__,
+                             f"See whether Docker runs on this host: systemctl status docker; docker -H unix://{self.path} info",
                              code="docker_unreachable") from exc
         finally:
             connection.close()
         if answer.status >= 400:
-            raise FleetError("ask Docker", f"{method} {path}", _message(raw) or f"status {answer.status}", "See the log of Docker on this host: journalctl -u docker",
-                             code="docker_refused", status=answer.status)
+            raise FleetError("ask Docker", f"{method} {path}", _message(raw) or f"status {answer.status}",
+                             "See the log of Docker on this host: journalctl -u docker", code="docker_refused", status=answer.status)
         return raw
 
 
