@@ -9,6 +9,7 @@ VENV := build/venv
 BIN := $(CURDIR)/$(VENV)/bin
 PYTHON ?= python3
 ARGS ?=
+TARGET ?= native
 
 # The copy of the collection that playbooks run from: the built archive, installed. Unit tests, lint and sanity read the checkout instead.
 # (Collections of PyPI's `ansible` package are found in the virtual environment without being named.)
@@ -51,14 +52,14 @@ test: ## lint, sanity, unit, molecule; the last line is the sum
 test-fast: ## what needs no lab: lint-light and unit
 	@$(PYTHON) scripts/stages.py lint-light unit
 
-demo: collection ## six hosts, a cluster on them, real calls, an upgrade under them; report in build/demo
-	@$(INSTALLED) scripts/demo up
+demo: collection ## six hosts, a cluster on them, real calls, an upgrade under them; report in build/demo (TARGET=compose: in containers)
+	@$(INSTALLED) scripts/demo --target $(TARGET) up
 
 demo-upgrade: collection ## one more upgrade of the demo cluster under calls
-	@$(INSTALLED) scripts/demo upgrade
+	@$(INSTALLED) scripts/demo --target $(TARGET) upgrade
 
 demo-down: collection ## remove what the demo made
-	@$(INSTALLED) scripts/demo down
+	@$(INSTALLED) scripts/demo --target $(TARGET) down
 
 bench: dev collection ## tests/bench/*.py one after the other; raw JSON under build/bench
 	@$(INSTALLED) scripts/bench $(ARGS)

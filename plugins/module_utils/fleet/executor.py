@@ -148,14 +148,14 @@ class Executor:
                  units: t.Callable[[], t.Mapping[str, str]] | None = None, host: SlotHost | None = None, logs: Log = log) -> None:
         self.settings, self.log = settings, logs
         self.stop = threading.Event()
-        self.registry = Registry(settings.redis)
+        self.registry: t.Any = Registry(settings.redis) if settings.redis else None  # None: it only watches, for the agent check
         near = [row["unit"] for row in settings.neighbours]
         here = Containers(settings, run) if settings.target == "compose" else Native(settings, run)
         host = host or here.host()
         self.watch = Watch(host, units or here.units(near), near, Memory(settings.memory))
         proxy = Runtime(settings.socket) if settings.balancer.startswith("haproxy") else None
         self.hands = Hands(run, host, self.watch, self._report_now, proxy, near, here.end)
-        self.listener = Listener(settings.redis, settings.host, self.hands.do, logs, self.stop)
+        self.listener: t.Any = Listener(settings.redis, settings.host, self.hands.do, logs, self.stop) if settings.redis else None
         self._up: bool | None = None
         self._at = (0.0, 0.0)  # Redis' clock and this one's steady clock at the same moment
         self._fencing: set[str] = set()
@@ -166,7 +166,7 @@ class Executor:
         except FleetError as exc:
             self.log("host", state="unseen", got=exc.failure["got"])
         work: list[tuple[str, t.Callable[[], None]]] = [("watch", self._watch)]
-        if self.settings.redis:
+        if self.registry:
             work += [("report", self._report), ("orders", self.listener.run)]
         threads = [threading.Thread(target=each, name=name, daemon=True) for name, each in work]
         for thread in threads:
