@@ -28,7 +28,7 @@ options:
     elements: str
     required: true
   version:
-    description: The LiveKit version that the images must contain. A fetched image is asked for it, in a container without network.
+    description: The LiveKit version that the images must contain. Each is asked for it, in a container without network.
     type: str
   archive_dir:
     description:
@@ -85,8 +85,9 @@ def main() -> None:
     images = Images(DockerApi(p["socket"], timeout=30), module.run_command, p["archive_dir"] or "")
     try:
         fetched = images.missing(p["names"])
-        for name in [] if module.check_mode else fetched:
-            images.fetch(name)
+        for name in [] if module.check_mode else p["names"]:
+            if name in fetched:
+                images.fetch(name)
             if p["version"]:
                 images.ask(name, p["version"])
     except FleetError as exc:

@@ -170,7 +170,7 @@ def test_a_docker_that_does_not_answer_is_never_taken_for_free_slots(host, docke
     assert caught.value.failure["code"] == "docker_unreachable"
 
 
-@pytest.mark.parametrize("kept, words", [(True, "leaves every call alone"), (False, "drains every node")])
+@pytest.mark.parametrize("kept, words", [(True, "leaves every call alone"), (False, "ends the calls")])
 def test_what_a_restart_of_docker_would_cost_is_told(host, docker, kept, words):
     docker.live_restore = kept
     about = host.runtime.about()

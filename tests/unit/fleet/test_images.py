@@ -103,4 +103,5 @@ def test_the_module(docker, run_module, monkeypatch):
     assert run_module(image.main, options, check=True)["fetched"] == [NAME] and runs.done == []
     assert run_module(image.main, options)["changed"] and [c[0] for c in runs.done] == ["pull", "run"]
     assert not run_module(image.main, options)["changed"]
+    assert run_module(image.main, {**options, "version": "1.13.4"})["failure"]["code"] == "image_version", "also where it is there already"
     assert run_module(image.main, {**options, "socket": "/nowhere.sock"})["failure"]["code"] == "docker_unreachable"

@@ -120,8 +120,8 @@ class Docker:
         kept = bool(info.get("LiveRestoreEnabled"))
         return {"docker": info.get("ServerVersion", ""), "compose": version, "live_restore": kept, "restart": (
             "live-restore is on: a restart of Docker leaves every call alone" if kept else
-            "live-restore is off: a restart of Docker drains every node of this host, and Docker stays away until their last calls have ended; "
-            'set {"live-restore": true} in /etc/docker/daemon.json')}
+            "live-restore is off: a restart of Docker stops every container of this host, and cuts off or ends the calls on it; "
+            'set {"live-restore": true} in /etc/docker/daemon.json, then systemctl reload docker')}
 
     # -- doing
 

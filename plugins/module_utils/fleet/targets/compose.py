@@ -46,7 +46,8 @@ class Settings:
         fields: dict[str, t.Any] = {}
         known = {f.name: f for f in dataclasses.fields(cls)}
         for name, value in values.items():
-            kind = type(known[name].default) if name in known else None
+            default: t.Any = known[name].default if name in known else None
+            kind = type(default) if name in known else None
             try:
                 if kind is None:
                     raise ValueError(f"unknown; there are {', '.join(sorted(known))}")
