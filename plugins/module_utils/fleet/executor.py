@@ -131,7 +131,7 @@ class Containers:
             return None
         layout = Layout.from_mapping(s.layout)
         return SlotHost(self.run, layout, s.config_dir, s.state_dir, s.opt_dir, s.address,
-                        runtime=Docker(self.run, layout, self.compose, s.config_dir, s.address, self.api))
+                        runtime=Docker(self.run, layout, self.compose, s.config_dir, s.address, self.api, strict=False))
 
     def units(self, near: t.Sequence[str]) -> t.Callable[[], t.Mapping[str, str]]:
         """A balancer that hosts neither asks nobody: its executor gets no socket of Docker."""

@@ -161,6 +161,13 @@ def test_a_stranger_in_a_slots_project_is_never_touched(host, docker):
     assert caught.value.failure["code"] == "project_foreign" and docker.done == []
 
 
+def test_who_only_watches_goes_on_without_a_stranger(host, docker):
+    docker.add("web-1", {"com.docker.compose.project": "livekit-slot-2"})
+    docker.slot(1)
+    host.runtime.strict = False
+    assert states(host) == [(1, "active", True), (2, "inactive", False)]
+
+
 def test_a_docker_that_does_not_answer_is_never_taken_for_free_slots(host, docker):
     docker.close()
     docker.processes.clear()

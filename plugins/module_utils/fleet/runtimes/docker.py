@@ -62,9 +62,14 @@ def moment(stamp: str) -> float | None:
 
 
 class Docker:
-    """`run` executes a command (docker compose, and the check before a start); everything else goes through the API."""
+    """`run` executes a command (docker compose, and the check before a start); everything else goes through the API.
 
-    def __init__(self, run: Run, layout: Layout, settings: compose.Settings, config_dir: str, address: str, api: DockerApi | None = None) -> None:
+    strict: somebody else's containers under the name of a slot are an error; who only watches goes on without them.
+    """
+
+    def __init__(self, run: Run, layout: Layout, settings: compose.Settings, config_dir: str, address: str, api: DockerApi | None = None,
+                 strict: bool = True) -> None:
+        self.strict = strict
         self.run, self.layout, self.settings, self.config_dir, self.address = run, layout, settings, config_dir, address
         self.api = api or DockerApi(settings.socket)
 
@@ -85,6 +90,8 @@ class Docker:
         names = [labels.get("com.docker.compose.project", ""), *(name.lstrip("/") for name in listed.get("Names") or ())]
         found = next((m for m in (re.fullmatch(re.escape(self.settings.project) + r"(\d+)", name) for name in names) if m), None)
         if found and labels.get(compose.LABEL + "slot") != found[1]:
+            if not self.strict:
+                return None
             raise FleetError("use the slots of this host", f"project {found[0]}", f"its container {names[-1]} is not one of this collection",
                              "Remove that project, or set livekit_compose_project to another prefix", code="project_foreign", container=names[-1])
         return int(found[1]) if found else None
