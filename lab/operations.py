@@ -57,13 +57,13 @@ def compose_operations(lab: str, options: t.Sequence[str], more: str) -> list[Ch
     crash = "kill -9 $(docker inspect -f '{{.State.Pid}}' $(docker ps -q --filter label=openrtc.livekit.slot | head -1)); sleep 15"
     return [
         ("upgrade, calls move at once", playbook("upgrade", *new, "-e", "livekit_upgrade_policy=now"), True),
+        ("rollback, calls move at once", playbook("rollback", "-e", "livekit_upgrade_policy=now"), True),
         ("drain sfu1, its calls move at once", playbook("drain", "--limit", "sfu1", "-e", "livekit_drain_policy=now"), True),
         ("undo the drain: a fresh node on sfu1", playbook("undo_drain", "--limit", "sfu1"), True),
-        ("a host more", playbook("deploy", *new, *grown), True),
+        ("a host more", playbook("deploy", *old, *grown), True),
         ("rooms to it", playbook("rebalance", *grown), True),
-        ("that host is emptied", playbook("maintenance", *new, *grown, "--limit", "sfu3", "-e", "livekit_maintenance_policy=now"), True),
-        ("a host less", playbook("deploy", *new), True),
-        ("rollback, calls move at once", playbook("rollback", "-e", "livekit_upgrade_policy=now"), True),
+        ("that host is emptied", playbook("maintenance", *old, *grown, "--limit", "sfu3", "-e", "livekit_maintenance_policy=now"), True),
+        ("a host less", playbook("deploy", *old), True),
         ("Docker starts anew on sfu2, with live-restore", ["docker", "exec", f"openrtc-{lab}-sfu2", "systemctl", "restart", "docker"], True),
         ("crash: SIGKILL on sfu2", ["docker", "exec", f"openrtc-{lab}-sfu2", "sh", "-c", crash], True),
         ("recover: nothing is left of it", playbook("recover", *old), True),
