@@ -215,8 +215,8 @@ def test_the_pulse_changes_with_every_start_drain_and_end(docker):
     assert seen[0] == {"egress": "inactive"} and len({str(s) for s in seen}) == 3
 
 
-def test_a_neighbour_gets_one_signal(docker):
-    docker.add("egress", program=HOLDS)
+def test_a_neighbour_gets_one_signal(docker, tmp_path):
+    docker.add("egress", program=(*HOLDS, str(tmp_path / "log")))
     assert stop_container(DockerApi(docker.path), "egress") and not stop_container(DockerApi(docker.path), "egress")
     assert not stop_container(DockerApi(docker.path), "nobody")
     assert docker.done == [("kill", "egress", "SIGTERM")]

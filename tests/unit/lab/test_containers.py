@@ -23,11 +23,14 @@ DOCKERFILE = ROOT / "images" / "fleet" / "Dockerfile"
 
 @pytest.fixture(name="containers", scope="module")
 def fixture_containers():
+    known = set(sys.modules)
     sys.path.insert(0, str(ROOT / "lab"))
     try:
         yield importlib.import_module("containers")
     finally:
         sys.path.remove(str(ROOT / "lab"))
+        for name in {"containers", "images", "mirror", "common"} - known:  # the benches have a module common, too
+            sys.modules.pop(name, None)
 
 
 @pytest.fixture(name="docker")
