@@ -25,6 +25,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -37,6 +38,7 @@ import images
 import mirror
 from common import LabError, cache_dir, locked, run, say
 
+KEPT_FOR = 7 * 24 * 3600  # seconds an archive stays after it was last needed
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
 KEY = "openrtc.lab.key"  # label: what the image was made of
@@ -160,7 +162,9 @@ def ensure(container: Container) -> None:
             build(container)
         have = look([container]).get(container.name)
     target = archive(container, have)
-    if not target.exists():
+    if target.exists():
+        os.utime(target)
+    else:
         save(container, target)
     say(f"{container.name}: {container.reference} ready after {time.monotonic() - started:.0f} s")
 
@@ -227,9 +231,10 @@ def save(container: Container, target: pathlib.Path) -> None:
     partial = target.with_suffix(".partial")
     images.docker("save", "--output", str(partial), container.reference, note=container.name)
     partial.replace(target)
-    for other in directory().glob(f"{container.name}-*.tar"):
-        # The same name and twelve digits: an archive of another state. (server-1.13.5 is no archive of "server-1".)
-        if other != target and re.fullmatch(r"[0-9a-f]{12}", other.stem.removeprefix(f"{container.name}-")):
+    current = {archive(one, None) for one in CONTAINERS.values()}
+    for other in directory().glob("*.tar"):
+        # Another checkout may have other images of the same names, so age decides.
+        if other not in current and time.time() - other.stat().st_mtime > KEPT_FOR:
             other.unlink()
 
 
@@ -239,6 +244,16 @@ def listing(wanted: t.Sequence[Container]) -> list[dict[str, str]]:
         {"name": container.name, "reference": container.reference, "archive": str(archive(container, have.get(container.name)))}
         for container in wanted
     ]
+
+
+def archive_all(wanted: t.Sequence[Container]) -> list[pathlib.Path]:
+    """The archives of these images; what Docker itself has under their names matters only where one has to be made."""
+    have = look(wanted)
+    unmade = [container for container in wanted if not archive(container, have.get(container.name)).exists()]
+    if unmade:
+        build_all(unmade)
+        have = look(wanted)
+    return [archive(container, have.get(container.name)) for container in wanted]
 
 
 def build_all(wanted: t.Sequence[Container]) -> None:
