@@ -1,0 +1,3 @@
+module openrtc.lab/pause
+
+go 1.24.0
