@@ -46,7 +46,8 @@ class Api:
         where = f"{path}/{item['metadata']['name']}?fieldManager=openrtc-lab&force=true"
         return self.call("PATCH", where, item, "application/apply-patch+yaml") is not None
 
-    def condition(self, path: str, name: str) -> bool:
-        """Whether an object has a condition that is True."""
+    def condition(self, path: str, name: str) -> str:
+        """When an object was last seen to have a condition that is True, "" while it is not."""
         conditions = ((self.call("GET", path) or {}).get("status") or {}).get("conditions") or []
-        return any(condition["type"] == name and condition["status"] == "True" for condition in conditions)
+        found = (one.get("lastHeartbeatTime") or one["lastTransitionTime"] for one in conditions if one["type"] == name and one["status"] == "True")
+        return next(found, "")

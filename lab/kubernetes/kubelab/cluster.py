@@ -22,6 +22,7 @@ from . import addons, control, layout, network, nodes, pki, processes, programs,
 from .api import Api
 from .layout import Lab, Member
 
+NODES = "/api/v1/nodes"
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
@@ -97,7 +98,7 @@ def create(lab: Lab, images: pathlib.Path, started: float) -> None:
     addons.apply(api, addons.metrics_objects(lab))
     say(f"{lab.name}: {lab.nodes} nodes Ready {elapsed(started)}")
     processes.wait(lab, "the name server", lambda: dns_ready(lab), "control/coredns")
-    processes.wait(lab, "metrics-server", lambda: api.condition(f"{addons.APIS}/v1beta1.metrics.k8s.io", "Available"), "control/metrics-server")
+    processes.wait(lab, "metrics-server", lambda: bool(api.condition(f"{addons.APIS}/v1beta1.metrics.k8s.io", "Available")), "control/metrics-server")
     lab.complete.touch()
     say(f"{lab.name}: up {elapsed(started)}")
 
@@ -132,13 +133,15 @@ def disk(member: Member, images: pathlib.Path) -> None:
 
 def join(lab: Lab, api: Api, holders: t.Mapping[str, int], new: t.Sequence[Member]) -> None:
     """Start nodes and wait until they take pods."""
+    # What a node that comes back said before does not count.
+    before = {member.name: api.condition(f"{NODES}/{member.name}", "Ready") for member in new}
     with concurrent.futures.ThreadPoolExecutor() as pool:
         for job in [pool.submit(nodes.start, member, holders[member.name]) for member in new]:
             job.result()
     addons.apply(api, addons.storage_objects(new))
     for member in new:
-        programs_of = [f"{member.name}/{name}" for name in nodes.commands(member)]
-        processes.wait(lab, member.name, lambda member=member: api.condition(f"/api/v1/nodes/{member.name}", "Ready"), programs_of[1], *programs_of)
+        names = [f"{member.name}/{name}" for name in ("kubelet", "containerd", "kube-proxy")]
+        processes.wait(lab, member.name, lambda member=member: api.condition(f"{NODES}/{member.name}", "Ready") not in ("", before[member.name]), *names)
 
 
 def holders_of(lab: Lab) -> dict[str, int]:
