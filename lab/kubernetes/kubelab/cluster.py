@@ -18,7 +18,7 @@ import urllib.request
 import containers
 from common import LabError, locked, run, say
 
-from . import addons, control, layout, network, nodes, pki, processes, programs, seed
+from . import addons, control, layout, limits, network, nodes, pki, processes, programs, seed
 from .api import Api
 from .layout import Lab, Member
 
@@ -65,6 +65,8 @@ def up(wanted: Lab) -> None:
         elif there:
             grow(there, wanted, images, started)
         else:
+            network.check(wanted)
+            limits.borrow()
             create(wanted, images, started)
         publish(wanted)
 
@@ -207,11 +209,15 @@ def remove(lab: Lab) -> None:
     for path in output(lab).glob("*"):
         if path.name in ("kubeconfig", "cluster.json"):
             path.unlink()
+    with contextlib.suppress(OSError):
+        output(lab).rmdir()
     lab.complete.unlink(missing_ok=True)
     for path in lab.directory.iterdir():
         if path != lab.parameters:
             run("rm", "-rf", "--one-file-system", str(path))
     shutil.rmtree(lab.directory)
+    if not any(lab.directory.parent.iterdir()):
+        limits.give_back()
 
 
 def remove_cgroups(lab: Lab, member: Member | None = None) -> None:

@@ -32,11 +32,15 @@ def rule_exists(lab: Lab) -> bool:
     return bool(shutil.which("iptables")) and run("iptables", "-w", "-C", *rule(lab), quiet=True).returncode == 0
 
 
-def create(lab: Lab) -> None:
+def check(lab: Lab) -> None:
+    """Before anything is made: nothing on this machine may have these addresses."""
     taken = run("ip", "-o", "-4", "route", "show").stdout
     for network in (lab.subnet, str(lab.pods).removesuffix("0/24")):
         if re.search(rf"^{re.escape(network)}", taken, re.MULTILINE):
             raise LabError(f"lab {lab.name}: this machine has a route to {network} already; choose another subnet with --subnet")
+
+
+def create(lab: Lab) -> None:
     run("ip", "link", "add", lab.bridge, "type", "bridge")
     run("ip", "address", "add", f"{lab.machine}/24", "dev", lab.bridge)
     run("ip", "link", "set", lab.bridge, "up")

@@ -113,7 +113,9 @@ def kill_all(lab: Lab, member: Member | None = None) -> None:
     """End every process of a lab or of one node, as a power cut does."""
     under = f"{member.name}/" if member else ""
     deadline = time.monotonic() + 20
-    while True:
+    clean = 0
+    # Twice, because a program that is just being loaded cannot be seen.
+    while clean < 2:
         ours = {pid: name for pid, name in marked(lab, under).items() if not gone(pid)}
         # Those that would bring others back go first, those that hold the namespaces last.
         for pid in sorted(ours, key=lambda pid: ("kubelet" not in ours[pid], "holder" in ours[pid])):
@@ -121,8 +123,7 @@ def kill_all(lab: Lab, member: Member | None = None) -> None:
         pods = {pid for pid in contained(lab, member) if not gone(pid)}
         for pid in pods:
             kill(pid, lambda pid: lab.cgroup_prefix.encode() in read(f"/proc/{pid}/cgroup"))
-        if not ours and not pods:
-            return
+        clean = clean + 1 if not ours and not pods else 0
         if time.monotonic() > deadline:
             raise LabError(f"lab {lab.name}: these processes do not end: {sorted([*ours, *pods])}")
         time.sleep(0.05)
@@ -146,13 +147,23 @@ def tail(lab: Lab, name: str, lines: int = 4) -> str:
     return "\n  ".join(read(lab.log / f"{name.replace('/', '-')}.log").decode(errors="replace").splitlines()[-lines:])
 
 
+def ended(lab: Lab, name: str) -> bool:
+    """Whether a program is gone for good; one that is just being loaded has neither name nor environment for a moment."""
+    for _look in range(4):
+        if find(lab, name) is not None:
+            return False
+        time.sleep(0.1)
+    return True
+
+
 def wait(lab: Lab, what: str, ready: t.Callable[[], bool], *names: str, timeout: float = 60, every: float = 0.05) -> None:
     """Until it is ready; an end of one of the named programs before that, or the time, is an error with the end of its log."""
     deadline = time.monotonic() + timeout
     while not ready():
-        dead = next((name for name in names if find(lab, name) is None), None)
+        dead = next((name for name in names if ended(lab, name)), "")
         if dead or time.monotonic() > deadline:
             blamed = dead or next(iter(names), "")
-            said = f" {blamed} {'has ended' if dead else 'runs'}, its log ends with:\n  {tail(lab, blamed)}" if blamed else ""
-            raise LabError(f"lab {lab.name}: {what} did not come up within {timeout:.0f} s.{said}")
+            why = f"{dead} has ended" if dead else f"not within {timeout:.0f} s"
+            said = f"; the log of {blamed} ends with:\n  {tail(lab, blamed)}" if blamed else ""
+            raise LabError(f"lab {lab.name}: {what} did not come up: {why}{said}")
         time.sleep(every)

@@ -17,7 +17,7 @@ import types
 import pytest
 
 LAB = pathlib.Path(__file__).resolve().parents[3] / "lab"
-MODULES = ("addons", "cluster", "control", "layout", "network", "nodes", "processes", "programs", "seed")
+MODULES = ("addons", "cluster", "control", "layout", "limits", "network", "nodes", "processes", "programs", "seed")
 
 
 @pytest.fixture(name="kubelab", scope="module")
@@ -138,9 +138,27 @@ def test_processes_are_found_by_their_mark_and_ended(kubelab, lab):
 def test_a_program_that_ends_is_told_with_its_last_words(kubelab, lab):
     kubelab.processes.start(lab, "control/sh", "sh", "-c", "echo address already in use >&2; exit 1")
     began = time.monotonic()
-    with pytest.raises(Exception, match="(?s)the API server did not come up.*control/sh has ended.*address already in use"):
+    with pytest.raises(Exception, match="(?s)the API server did not come up: control/sh has ended.*address already in use"):
         kubelab.processes.wait(lab, "the API server", lambda: False, "control/sh", timeout=30)
     assert time.monotonic() - began < 10
+
+
+def test_the_limit_of_inotify_is_borrowed_and_given_back(kubelab, tmp_path, monkeypatch):
+    monkeypatch.setattr(kubelab.layout, "STATE", tmp_path)
+    limit = tmp_path / "limit"
+    monkeypatch.setattr(kubelab.limits, "LIMIT", limit)
+    for before, during, after in (("128", "2048", "128"), ("8192", "8192", "8192")):
+        limit.write_text(before, encoding="ascii")
+        kubelab.limits.borrow()
+        kubelab.limits.borrow()
+        assert limit.read_text(encoding="ascii") == during
+        kubelab.limits.give_back()
+        assert limit.read_text(encoding="ascii") == after and not kubelab.limits.noted().exists()
+    limit.write_text("128", encoding="ascii")
+    kubelab.limits.borrow()
+    limit.write_text("4096", encoding="ascii")
+    kubelab.limits.give_back()
+    assert limit.read_text(encoding="ascii") == "4096"
 
 
 def test_leftovers_of_a_lab_that_never_was(kubelab, lab):
