@@ -4,6 +4,7 @@
 """What a cluster is usually given beside Kubernetes itself: names, figures for autoscalers, and places for volumes."""
 from __future__ import annotations
 
+import functools
 import typing as t
 
 from . import processes, programs
@@ -104,4 +105,4 @@ def start(lab: Lab, holder: int) -> None:
 
 def apply(api: Api, objects: t.Sequence[tuple[str, dict[str, t.Any]]]) -> None:
     for path, item in objects:
-        processes.wait(api.lab, f"{item['kind']} {item['metadata']['name']}", lambda path=path, item=item: api.apply(path, item), "control/kube-apiserver")
+        processes.wait(api.lab, f"{item['kind']} {item['metadata']['name']}", functools.partial(api.apply, path, item), "control/kube-apiserver")

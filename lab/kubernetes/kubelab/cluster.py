@@ -7,6 +7,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -143,7 +144,11 @@ def join(lab: Lab, api: Api, holders: t.Mapping[str, int], new: t.Sequence[Membe
     addons.apply(api, addons.storage_objects(new))
     for member in new:
         names = [f"{member.name}/{name}" for name in ("kubelet", "containerd", "kube-proxy")]
-        processes.wait(lab, member.name, lambda member=member: api.condition(f"{NODES}/{member.name}", "Ready") not in ("", before[member.name]), *names)
+        processes.wait(lab, member.name, functools.partial(ready_again, api, member, before[member.name]), *names)
+
+
+def ready_again(api: Api, member: Member, before: str) -> bool:
+    return api.condition(f"{NODES}/{member.name}", "Ready") not in ("", before)
 
 
 def holders_of(lab: Lab) -> dict[str, int]:

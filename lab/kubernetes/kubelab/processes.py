@@ -53,7 +53,7 @@ def read(path: str | pathlib.Path) -> bytes:
 
 
 def mark_of(pid: int) -> str:
-    """ "demo/node1/kubelet", or "" for a process of nobody's lab."""
+    """Whose a process is, as "demo/node1/kubelet"; "" for one of no lab."""
     for entry in read(f"/proc/{pid}/environ").split(b"\0"):
         if entry.startswith(MARK.encode() + b"="):
             return entry.split(b"=", 1)[1].decode(errors="replace")
