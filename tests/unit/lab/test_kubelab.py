@@ -117,6 +117,14 @@ def test_the_go_modules_are_of_the_version_that_is_told(kubelab):
     assert set(re.findall(r"^\tk8s.io/\S+ => k8s.io/\S+ (\S+)$", text, re.MULTILINE)) == {f"v0.{kubelab.programs.KUBERNETES.partition('.')[2]}"}
 
 
+def until(ready):
+    """A program that is just being loaded has no environment yet."""
+    deadline = time.monotonic() + 10
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_processes_are_found_by_their_mark_and_ended(kubelab, lab):
     other = kubelab.layout.Lab("unit-test-2", lab.subnet, 1)
     other.log.mkdir(parents=True)
@@ -124,8 +132,9 @@ def test_processes_are_found_by_their_mark_and_ended(kubelab, lab):
     pids = [processes.start(lab, f"node1/{name}", "sleep", "1000") for name in ("sleep", "twin")]
     stranger = processes.start(other, "node1/sleep", "sleep", "1000")
     try:
+        until(lambda: len(processes.marked(lab)) == 2 and processes.mark_of(stranger))
         assert processes.marked(lab) == {pids[0]: "node1/sleep", pids[1]: "node1/twin"}
-        assert processes.find(lab, "node1/sleep") == pids[0]
+        until(lambda: processes.find(lab, "node1/sleep") == pids[0])
         assert processes.find(lab, "node2/sleep") is None
         processes.stop(lab, "node1/sleep")
         assert set(processes.marked(lab)) == {pids[1]}
