@@ -160,15 +160,18 @@ def ips(address: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
 
 
 def restricted_routes(addresses: t.Iterable[str]) -> list[str]:
-    """The addresses (or "v4,v6" pairs) that TURN refuses to relay to by default, as /32 or /128 networks, sorted."""
-    found = {ip for address in addresses for ip in ips(address) if any(ip.version == n.version and ip in n for n in _RESTRICTED)}
-    return [f"{ip}/{ip.max_prefixlen}" for ip in sorted(found, key=lambda ip: (ip.version, int(ip)))]
+    """The addresses (or "v4,v6" pairs, or networks) that TURN refuses to relay to by default, as networks, sorted."""
+    texts = [part for address in addresses for part in ([address] if "/" in address else map(str, ips(address)))]
+    found = {ipaddress.ip_network(text, strict=False) for text in texts}
+    refused = [f for f in found if any(f.version == n.version and f.overlaps(n) for n in _RESTRICTED)]
+    return [str(f) for f in sorted(refused, key=lambda f: (f.version, int(f.network_address), f.prefixlen))]
 
 
 def render(model: Model, ports: slots.Ports, key_file: str, directory: str = "", peers: t.Iterable[str] = ()) -> dict[str, t.Any]:
     """LiveKit's configuration for one slot.
 
-    directory: where `extra_files` will lie; peers: the node IPs of all media hosts, to which TURN may relay even if they are private.
+    directory: where `extra_files` will lie; peers: the node IPs of all media hosts, or their networks, to which TURN may relay even if
+    they are private.
     """
     first, last = ports.udp
     own: dict[str, t.Any] = {
