@@ -80,7 +80,8 @@ def _service(name: str, settings: Settings, entry: Entry, behind: dict[str, str]
         "externalTrafficPolicy": "Local" if outside else None,
         "loadBalancerClass": entry.load_balancer_class if entry.type == "LoadBalancer" else None,
         "loadBalancerSourceRanges": list(entry.source_ranges) if entry.type == "LoadBalancer" else None,
-        "ports": [without_empty({"name": port, "port": entry.port, "targetPort": to, "protocol": "TCP", "nodePort": entry.node_port if outside else None})],
+        "ports": [without_empty({"name": port, "port": entry.port, "targetPort": to, "protocol": "TCP",
+                                 "nodePort": (entry.node_port or None) if outside else None})],
     })
     notes = {**(CLOUDS.get(entry.cloud, {}) if entry.type == "LoadBalancer" else {}), **{key: str(value) for key, value in entry.annotations.items()}}
     return make("Service", name, settings.namespace, "edge", annotations=notes, spec=body)

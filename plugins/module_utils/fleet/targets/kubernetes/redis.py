@@ -48,18 +48,22 @@ cp {FILES}/redis.conf {DATA}/redis.conf
 unset REDISCLI_AUTH
 exec redis-server {DATA}/redis.conf
 """
-# Sentinel writes down what it knows of the others; kept in the volume, so that it still knows them after a restart.
+# Sentinel writes down what it knows of the others; kept in the volume, so that it still knows them after a restart. Only passwords come anew.
 SENTINEL_START = _PRIMARY + f"""\
-if [ ! -s {DATA}/sentinel.conf ]; then
-    {{
+{{
+    if [ -s {DATA}/sentinel.conf ]; then
+        grep -v -e '^requirepass ' -e '^sentinel sentinel-pass ' -e '^sentinel auth-pass ' {DATA}/sentinel.conf
+    else
         cat {FILES}/sentinel.conf
         echo "sentinel announce-ip $ME"
         echo "sentinel monitor {MASTER} $primary {PORT} $QUORUM"
         cat {FILES}/monitor.conf
-    }} >{DATA}/sentinel.conf
-fi
+    fi
+    cat {FILES}/passwords.conf
+}} >{DATA}/sentinel.conf.new
+mv {DATA}/sentinel.conf.new {DATA}/sentinel.conf
 unset REDISCLI_AUTH
-exec redis-sentinel {DATA}/sentinel.conf
+exec redis-server {DATA}/sentinel.conf --sentinel
 """
 
 
@@ -81,13 +85,13 @@ def files(settings: Settings) -> dict[str, str]:
     password, sentinel = settings.redis.password, settings.redis.mode == "sentinel"
     redis = {"port": PORT, "bind": "* -::*", "protected-mode": "yes", "dir": DATA, "requirepass": password, "masterauth": password, "appendonly": "yes",
              "appendfsync": "everysec", "maxmemory": settings.redis.maxmemory, "maxmemory-policy": "noeviction", "tcp-keepalive": 60}
-    watch = {"auth-pass": password, "down-after-milliseconds": 5000, "failover-timeout": 10000, "parallel-syncs": 1}
-    own = {"port": SENTINEL_PORT, "bind": "* -::*", "dir": DATA, "requirepass": password, "sentinel resolve-hostnames": "yes",
-           "sentinel announce-hostnames": "yes", "sentinel sentinel-pass": password}
+    watch = {"down-after-milliseconds": 5000, "failover-timeout": 10000, "parallel-syncs": 1}
+    own = {"port": SENTINEL_PORT, "bind": "* -::*", "dir": DATA, "sentinel resolve-hostnames": "yes", "sentinel announce-hostnames": "yes"}
+    passwords = {"requirepass": password, "sentinel sentinel-pass": password, f"sentinel auth-pass {MASTER}": password}
     found = {"password": password, "redis.conf": _lines(redis), "redis.sh": REDIS_START}
     if sentinel:
         found |= {"sentinel.conf": _lines(own), "monitor.conf": "".join(f"sentinel {key} {MASTER} {value}\n" for key, value in watch.items()),
-                  "sentinel.sh": SENTINEL_START}
+                  "passwords.conf": _lines(passwords), "sentinel.sh": SENTINEL_START}
     return found
 
 
