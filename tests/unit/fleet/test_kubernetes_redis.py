@@ -29,8 +29,8 @@ class Pods:
                 target = path / me / "etc" / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 (path / me / "data").mkdir(exist_ok=True)
-                target.write_text(self.moved(text, me).replace("bind * -::*", f"bind {me}").replace("down-after-milliseconds livekit 5000",
-                                                                                                 "down-after-milliseconds livekit 1000"))
+                text = self.moved(text, me).replace("bind * -::*", f"bind {me}")
+                target.write_text(text.replace("down-after-milliseconds livekit 5000", "down-after-milliseconds livekit 1000"))
 
     def moved(self, text, me):
         for old, new in PORTS.items():
@@ -88,8 +88,7 @@ def test_first_pod_is_primary_at_first_and_whoever_the_sentinels_name_later(pods
     pods.stop(PODS[0], "sentinel")
     pods.start(PODS[0], "redis")
     pods.start(PODS[0], "sentinel")
-    pods.until(lambda: sorted(pods.role(me) for me in PODS) == ["master", "slave", "slave"])
-    assert pods.role(PODS[0]) == "slave"
+    pods.until(lambda: pods.role(PODS[0]) == "slave" and sorted(pods.role(me) for me in PODS) == ["master", "slave", "slave"])
 
 
 def test_no_password_in_a_command_line():

@@ -22,7 +22,8 @@ MASTER = "livekit"
 FILES, DATA = "/etc/livekit-redis", "/data"
 SENTINELS = 3
 
-# ME: the name of this pod; PEERS: those of all, the first one first; QUORUM: 0 without Sentinel.
+# ME: the name of this pod; PEERS: those of all, the first one first; QUORUM: 0 without Sentinel. A Sentinel may still name this pod while another
+# one has just been promoted, so that one is looked for too. After the whole cluster was down, what Sentinel wrote down last counts.
 _PRIMARY = f"""\
 set -eu
 REDISCLI_AUTH=$(cat {FILES}/password)
@@ -30,14 +31,16 @@ export REDISCLI_AUTH
 primary=
 if [ "$QUORUM" -gt 0 ]; then
     for peer in $PEERS; do
-        found=$(timeout 2 redis-cli -h "$peer" -p {SENTINEL_PORT} sentinel get-master-addr-by-name {MASTER} 2>/dev/null | head -n 1) || continue
-        case "$found" in ''|*' '*) ;; *) primary=$found; break ;; esac
+        primary=$(timeout 2 redis-cli -h "$peer" -p {SENTINEL_PORT} sentinel get-master-addr-by-name {MASTER} 2>/dev/null | head -n 1)
+        case "$primary" in *' '*) primary= ;; ?*) break ;; esac
     done
-    if [ -z "$primary" ]; then
+    if [ -z "$primary" ] || [ "$primary" = "$ME" ]; then
         for peer in $PEERS; do
-            timeout 2 redis-cli -h "$peer" -p {PORT} role 2>/dev/null | head -n 1 | grep -q master && primary=$peer && break
-        done || :
+            [ "$peer" != "$ME" ] || continue
+            case "$(timeout 2 redis-cli -h "$peer" -p {PORT} role 2>/dev/null | head -n 1)" in master) primary=$peer; break ;; esac
+        done
     fi
+    [ -n "$primary" ] || [ ! -s {DATA}/sentinel.conf ] || primary=$(sed -n 's/^sentinel monitor {MASTER} \\([^ ]*\\) .*/\\1/p' {DATA}/sentinel.conf)
 fi
 [ -n "$primary" ] || primary=${{PEERS%% *}}
 """
