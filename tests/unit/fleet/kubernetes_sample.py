@@ -87,8 +87,8 @@ def deployment(slot, generation, replicas=3, ready=3, gated=True, served_at="100
 
 
 def secret(slot, generation, served_at=None):
-    return {"kind": "Secret", "immutable": True, "metadata": {"name": f"livekit-s{slot}-{generation}", "namespace": "livekit", "labels": own(slot, generation),
-                                                              "annotations": {"openrtc.livekit/served-at": served_at} if served_at else {}}}
+    notes = {"openrtc.livekit/served-at": served_at} if served_at else {}
+    return {"metadata": {"name": f"livekit-s{slot}-{generation}", "namespace": "livekit", "labels": own(slot, generation), "annotations": notes}}
 
 
 def cluster(**parts):

@@ -147,8 +147,8 @@ def test_serving_is_the_newest_that_passed_its_gate():
 
 # --- what is left over ------------------------------------------------------------------------------------------------
 
-def base_map(name):
-    return {"immutable": True, "metadata": {"name": name, "labels": {"app.kubernetes.io/managed-by": "openrtc.livekit"}}}
+def kept_map(name, labels):
+    return {"metadata": {"name": name, "labels": labels}}
 
 
 def test_generation_before_is_kept_for_a_rollback_and_older_ones_go():
@@ -164,6 +164,7 @@ def test_secret_of_a_draining_pod_stays():
 
 
 def test_old_settings_go_when_no_pod_reads_them_and_those_of_others_stay():
-    theirs = {"immutable": True, "metadata": {"name": "theirs", "labels": {}}}
-    found = serving(secrets=[base_map("livekit-executor-old"), base_map("livekit-executor-new"), theirs], config_maps=[base_map("livekit-haproxy-old")])
-    assert steps(found, OLD, kept=["livekit-executor-new"])[1].steps[0].names == ("ConfigMap/livekit-haproxy-old", "Secret/livekit-executor-old")
+    ours, one, two = {"app.kubernetes.io/managed-by": "openrtc.livekit"}, "1" * 12, "2" * 12
+    rows = [kept_map(f"livekit-executor-{one}", ours), kept_map(f"livekit-executor-{two}", ours), kept_map(f"theirs-{one}", {}), kept_map("by-hand", ours)]
+    found = serving(secrets=rows, config_maps=[kept_map(f"livekit-haproxy-{one}", ours)])
+    assert steps(found, OLD, kept=[f"livekit-executor-{two}"])[1].steps[0].names == (f"ConfigMap/livekit-haproxy-{one}", f"Secret/livekit-executor-{one}")

@@ -16,9 +16,9 @@ from ...slots import Layout
 from . import autoscaling, edge, monitoring, network, redis, rights, tuning, workers
 from .objects import Object
 from .server import Material, desired, generation_name, name_of
-from .settings import Settings
+from .settings import Settings, load
 
-__all__ = ["Material", "Settings", "base", "desired", "generation_name", "name_of"]
+__all__ = ["Material", "Settings", "autoscaling", "base", "desired", "generation_name", "load", "name_of"]
 
 
 def base(model: config.Model, settings: Settings, layout: Layout, haproxy: str = "", controller: t.Mapping[str, t.Any] | None = None) -> list[Object]:

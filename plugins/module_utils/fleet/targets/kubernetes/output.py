@@ -99,6 +99,12 @@ def _folders(paths: t.Iterable[str]) -> list[str]:
     return [name for name in WAVES if name in have]
 
 
+def with_kept(files: t.Mapping[str, str], kept: t.Mapping[str, str]) -> dict[str, str]:
+    """The files of a kustomize tree, its lists made again so that they name what is kept too."""
+    found = {**{path: text for path, text in files.items() if not path.endswith("kustomization.yaml")}, **kept}
+    return {**found, **_kustomize(found)}
+
+
 def _kustomize(files: t.Mapping[str, str]) -> dict[str, str]:
     def text(resources: list[str]) -> str:
         return HEADER + yaml_text.dump({"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": resources})

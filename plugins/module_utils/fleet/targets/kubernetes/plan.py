@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import re
 import typing as t
 
 from ...errors import FleetError
 from ...generation import Plan, Slot, plan as plan_slots
 from . import cluster as c
 from .cluster import Cluster, Row
-from .objects import GATE, ROLLED_BACK, SERVED_AT, SERVING, VERSION
+from .objects import GATE, MANAGER, ROLLED_BACK, SERVED_AT, SERVING, VERSION
 from .server import name_of
 from .settings import Settings
 
@@ -243,5 +244,5 @@ def leftovers(found: Cluster, settings: Settings, kept: t.Collection[str]) -> tu
 
 
 def _ours(row: Row) -> bool:
-    """Only what has the content or the generation in its name; others may have put their own Secrets beside ours."""
-    return bool(row.get("immutable")) and c.labels(row).get("app.kubernetes.io/managed-by") == "openrtc.livekit"
+    """Only what has its content or its generation in its name; others may have put their own Secrets beside ours."""
+    return bool(re.search("-[0-9a-f]{12}$", c.name(row))) and c.labels(row).get("app.kubernetes.io/managed-by") == MANAGER

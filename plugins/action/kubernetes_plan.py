@@ -1,0 +1,77 @@
+# Copyright: openrtc.livekit contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Looks at a Kubernetes cluster and says what has to be done there. Documented in modules/kubernetes_plan.py."""
+from __future__ import annotations
+
+import dataclasses
+import time
+import typing as t
+
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import config, config_checks
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError, raise_for
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets import kubernetes
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes import checks, look, plan, rights
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes.api import Api
+
+ARGUMENT_SPEC: dict[str, t.Any] = {
+    "model": {"type": "dict", "required": True},
+    "settings": {"type": "dict", "default": {}},
+    "layout": {"type": "dict", "default": {}},
+    "haproxy": {"type": "str", "default": ""},
+    "controller": {"type": "dict", "default": {}},
+    "kubeconfig": {"type": "path"},
+    "context": {"type": "str"},
+}
+
+
+class ActionModule(ActionBase):
+    _supports_check_mode = True
+    _supports_diff = True
+    _supports_async = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        result = super().run(tmp, task_vars)
+        dummy, args = self.validate_argument_spec(argument_spec=ARGUMENT_SPEC)
+        try:
+            result.update(planned(args, Api.from_kubeconfig(args["kubeconfig"] or "", args["context"] or "")))
+        except FleetError as exc:
+            result.update(failed=True, changed=False, **exc.as_result())
+        return result
+
+
+def planned(args: t.Mapping[str, t.Any], api: Api) -> dict[str, t.Any]:
+    """What the task returns; FleetError before anything has changed anywhere."""
+    variables = config.plain(args["model"])
+    model, settings = config.Model.from_vars(variables), kubernetes.Settings.from_vars(args["settings"])
+    layout = config.layout_of({"livekit_layout": args["layout"]})
+    raise_for(checks.problems(model, settings, layout))
+    made = kubernetes.Material(model, settings, layout, variables)
+    generation = kubernetes.generation_name(made)
+    base = kubernetes.base(model, settings, layout, args["haproxy"], config.plain(args["controller"]))
+    objects = [*base, *kubernetes.desired(made, 1, generation), *kubernetes.autoscaling.objects(settings, "any")]
+    found = look.cluster(api, settings, objects)
+    raise_for(checks.missing_rights(look.reviewed(api, rights.needed(objects))), "the cluster")
+    raise_for(checks.problems(model, settings, layout, objects, found), "the cluster")
+    kept = {o["metadata"]["name"] for o in base if o["kind"] in ("Secret", "ConfigMap")}
+    done = plan.change(generation, model.version, found, settings, layout.count, time.time(), look.pointed_at(api, settings), kept)
+    if done.plan.start:
+        raise_for(config_checks.step_problems(model, [s.version for s in done.slots if s.running and s.version]))
+    return {"changed": done.changed, "generation": generation, "slot": done.plan.slot, "name": kubernetes.name_of(done.plan.slot, generation),
+            "reason": done.plan.reason, "steps": {step.kind: {**step._asdict(), "names": list(step.names)} for step in done.steps},
+            "retire": [step.name for step in done.steps if step.kind == "retire"],
+            "slots": [{**dataclasses.asdict(s), "label": s.label} for s in done.slots],
+            "nodes": {host: [{**dataclasses.asdict(s), "label": s.label} for s in rows] for host, rows in plan.node_slots(found, settings, layout.count).items()},
+            "waiting": plan.unscheduled(found, settings), "namespace_exists": look.namespace_exists(api, settings), "diff": _diff(done, generation, model.version)}
+
+
+def _diff(done: plan.Change, generation: str, version: str) -> dict[str, str]:
+    """The slots as they are and as they will be."""
+    before = {s.slot: f"{s.label} {s.version or ''} {s.generation or ''}".strip() for s in done.slots}
+    after = {**before, **{n: before[n].replace("serving", "draining", 1) for n in done.plan.drain}}
+    if done.plan.start or done.plan.gate:
+        after[done.plan.slot] = f"serving {version} {generation}"
+    lines = ["".join(f"slot {n}: {text}\n" for n, text in sorted(rows.items())) for rows in (before, after)]
+    return {"before_header": "slots", "after_header": "slots", "before": lines[0], "after": lines[1]}

@@ -1,0 +1,85 @@
+# Copyright: openrtc.livekit contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One look at a cluster: everything that checks and plan want to know, and nothing that is secret. Reads only.
+
+Note that this module util is PRIVATE to the collection.
+"""
+from __future__ import annotations
+
+import typing as t
+
+from ...errors import FleetError
+from . import cluster as c
+from .api import Api
+from .autoscaling import NAME as SCALER
+from .objects import MANAGER
+from .settings import Settings
+
+OURS = f"app.kubernetes.io/managed-by={MANAGER}"
+DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+
+
+def cluster(api: Api, settings: Settings, objects: t.Iterable[t.Mapping[str, t.Any]] = ()) -> c.Cluster:
+    """objects: what is to be applied; only the APIs of these are looked for. Of Secrets no data is read."""
+    here = f"namespaces/{settings.namespace}"
+    version = api.ask("GET", "/version")
+    return c.Cluster(
+        nodes=[_slim_node(n) for n in api.items("/api/v1/nodes")],
+        pods=[p for p in map(_slim_pod, api.items("/api/v1/pods")) if c.slot_of(p) or c.host_ports(p) or p["metadata"]["namespace"] == settings.namespace],
+        deployments=api.items(f"/apis/apps/v1/{here}/deployments", OURS),
+        replicasets=api.items(f"/apis/apps/v1/{here}/replicasets", "app.kubernetes.io/component=server"),
+        secrets=api.items(f"/api/v1/{here}/secrets", OURS, metadata_only=True),
+        config_maps=api.items(f"/api/v1/{here}/configmaps", OURS, metadata_only=True),
+        apis=_apis(api, objects),
+        version=f"{version.get('major')}.{str(version.get('minor')).rstrip('+')}",
+        storage_classes=_storage(api) if settings.redis.mode != "external" else None,
+    )
+
+
+def namespace_exists(api: Api, settings: Settings) -> bool:
+    return api.get(f"/api/v1/namespaces/{settings.namespace}") is not None
+
+
+def pointed_at(api: Api, settings: Settings) -> str | None:
+    """Name of the Deployment that the HPA scales, None without one."""
+    found = api.get(f"/apis/autoscaling/v2/namespaces/{settings.namespace}/horizontalpodautoscalers/{SCALER}") if settings.autoscaled else None
+    return str(found["spec"]["scaleTargetRef"]["name"]) if found else None
+
+
+def reviewed(api: Api, reviews: t.Iterable[t.Mapping[str, t.Any]]) -> list[dict[str, t.Any]]:
+    """The reviews (rights.needed) with the answers of the cluster. Asking changes nothing there."""
+    return [api.ask("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review) for review in reviews]
+
+
+def _apis(api: Api, objects: t.Iterable[t.Mapping[str, t.Any]]) -> dict[str, list[str]]:
+    found = {}
+    for version in sorted({o["apiVersion"] for o in objects}):
+        listed = api.get(f"/apis/{version}" if "/" in version else f"/api/{version}")
+        found[version] = sorted({r["kind"] for r in (listed or {}).get("resources", ())})
+    return found
+
+
+def _storage(api: Api) -> dict[str, bool] | None:
+    try:
+        return {c.name(s): c.notes(s).get(DEFAULT_CLASS) == "true" for s in api.items("/apis/storage.k8s.io/v1/storageclasses")}
+    except FleetError as exc:
+        if exc.failure["code"] == "no_rights":  # not needed to deploy, only to tell beforehand
+            return None
+        raise
+
+
+def _part(row: t.Mapping[str, t.Any], *names: str) -> dict[str, t.Any]:
+    return {name: row[name] for name in names if row.get(name) is not None}
+
+
+def _slim_node(row: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    return {"metadata": _part(row["metadata"], "name", "labels"), "spec": _part(row.get("spec") or {}, "taints", "unschedulable"),
+            "status": _part(row.get("status") or {}, "conditions", "addresses")}
+
+
+def _slim_pod(row: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    meta = _part(row["metadata"], "name", "namespace", "labels", "deletionTimestamp", "deletionGracePeriodSeconds", "ownerReferences", "uid")
+    containers = [{"ports": inner["ports"]} for inner in row["spec"].get("containers") or () if inner.get("ports")]
+    return {"metadata": meta, "spec": {**_part(row["spec"], "nodeName", "hostNetwork", "volumes"), "containers": containers},
+            "status": _part(row.get("status") or {}, "phase", "startTime", "conditions", "containerStatuses")}
