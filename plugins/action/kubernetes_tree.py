@@ -124,6 +124,6 @@ def sops(secret: t.Mapping[str, t.Any], arguments: t.Sequence[str]) -> dict[str,
 def _diff(existing: t.Mapping[str, str], changes: tree.Changes) -> list[dict[str, str]]:
     """Secrets are named only, even where they are sealed."""
     def text(path: str, content: str) -> str:
-        return content if not path.startswith("secrets/") or not content else "(a Secret)\n"
+        return "(a Secret)\n" if content and path.rpartition("/")[2].startswith("secret-") else content
     return [{"before_header": path, "after_header": path, "before": text(path, existing.get(path, "")), "after": text(path, changes.write.get(path, ""))}
             for path in [*changes.write, *changes.remove]]

@@ -95,6 +95,8 @@ class Nodes:
 class Balancer:
     """HAProxy with the role's template, plain and, with TURN beside it, behind TLS; only paths and names are those of a test."""
 
+    up = 200  # what it answers as soon as it runs
+
     def __init__(self, home: pathlib.Path, nodes: Nodes, mode: str = "http") -> None:
         self.home, self.mode = home, mode
         self.plain, self.tls = free_port(), free_port()
@@ -104,7 +106,7 @@ class Balancer:
         self.process = subprocess.Popen(  # a session of its own, so that old workers end with it
             [HAPROXY, "-W", "-f", f"{home}/haproxy.cfg", "-S", f"{home}/master.sock"], stdout=(home / "log").open("wb"), stderr=subprocess.STDOUT,
             start_new_session=True)
-        self.wait(lambda: self.answer("GET", "/")[0] == 200, self.text)
+        self.wait(lambda: self.answer("GET", "/")[0] == self.up, self.text)
 
     def text(self) -> str:
         return (self.home / "log").read_text()

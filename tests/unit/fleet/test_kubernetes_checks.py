@@ -4,12 +4,16 @@
 """What is said before anything is applied: each code once, with a fix, and no secret in it."""
 from __future__ import annotations
 
+import dataclasses
+import pathlib
+
 import pytest
+import yaml
 from kubernetes_sample import LAYOUT, SECRET, cluster, everything, model, node, pod, settings
 
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import slots
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes import checks
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes import Settings, checks
 
 APIS = {"v1": ["Secret"], "apps/v1": ["Deployment"]}
 
@@ -156,3 +160,12 @@ def test_settings_come_with_or_without_their_prefix_and_as_text():
 
 def test_settings_show_no_secret():
     assert SECRET not in repr(settings(redis={"mode": "standalone", "password": SECRET}))
+
+
+def test_role_passes_every_setting_on_with_its_default():
+    role = pathlib.Path(__file__).parents[3] / "roles" / "kubernetes"
+    defaults = yaml.safe_load((role / "defaults/main.yml").read_text())
+    passed = yaml.safe_load((role / "vars/main.yml").read_text())["__livekit_kubernetes_settings"]
+    assert sorted(passed) == sorted(f.name for f in dataclasses.fields(Settings))
+    assert set(passed.values()) == {f"{{{{ livekit_kubernetes_{name} }}}}" for name in passed}
+    assert Settings.from_vars({name: defaults[f"livekit_kubernetes_{name}"] for name in passed}) == Settings()

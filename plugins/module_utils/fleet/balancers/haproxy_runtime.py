@@ -151,6 +151,10 @@ class Runtime:
                 seen[key] = min(age, seen.get(key, age))
         return seen
 
+    def ask(self, command: str) -> str:
+        """The answer of the newest process to one command."""
+        return self._send(self.socket_path, command)
+
     def processes(self) -> list[int | None]:
         """Every process that may hold sessions; [None] where only the admin socket tells."""
         if not os.path.exists(self.master_path):

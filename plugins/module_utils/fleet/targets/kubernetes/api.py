@@ -57,7 +57,12 @@ class Api:
             trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
         if found.cert_file:
             trust.load_cert_chain(found.cert_file, found.key_file)
-        return cls(found.host, trust, lambda: found.get_api_key_with_prefix("authorization") or found.get_basic_auth_token() or "")
+
+        def token() -> str:  # its name depends on the library's version; asking renews it
+            key = found.get_api_key_with_prefix("authorization") or found.get_api_key_with_prefix("BearerToken")
+            return str(key or (found.get_basic_auth_token() if found.username else ""))
+
+        return cls(found.host, trust, token)
 
     @classmethod
     def in_pod(cls) -> Api:

@@ -18,7 +18,7 @@ import typing as t
 from ...errors import FleetError
 from ...generation import Slot
 from . import sealed, yaml_text
-from .objects import COMPONENT, Object
+from .objects import COMPONENT, SLOT, Object
 from .server import name_of
 
 HEADER = "# Written by openrtc.livekit; the next run overwrites it.\n"
@@ -51,9 +51,11 @@ class Argo:
 
 
 def folder(obj: t.Mapping[str, t.Any]) -> str:
-    if obj["kind"] in SECRET_KINDS:
+    """The Secret of a generation lies beside its Deployment, so that Argo CD prunes both together, at the end."""
+    labels = obj["metadata"].get("labels") or {}
+    if obj["kind"] in SECRET_KINDS and SLOT not in labels:
         return "secrets"
-    component = (obj["metadata"].get("labels") or {}).get(COMPONENT, "")
+    component = labels.get(COMPONENT, "")
     return next(name for name, (dummy, components) in WAVES.items() if component in components)
 
 
@@ -162,4 +164,4 @@ def slots(existing: t.Mapping[str, str], count: int) -> list[Slot]:
 def of_generation(existing: t.Mapping[str, str], slot: int, generation: str) -> dict[str, str]:
     """The files of a generation in the tree, to be kept as they are."""
     name = name_of(slot, generation)
-    return {path: existing[path] for path in (f"secrets/secret-{name}.yaml", f"server/deployment-{name}.yaml") if path in existing}
+    return {path: existing[path] for path in (f"server/secret-{name}.yaml", f"server/deployment-{name}.yaml") if path in existing}

@@ -1,0 +1,271 @@
+# Copyright: openrtc.livekit contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Actions kubernetes_plan against a scripted API, and kubernetes_tree: what they ask, what they refuse, what they write."""
+from __future__ import annotations
+
+import http.server
+import json
+import pathlib
+import sys
+import threading
+import types
+
+import pytest
+import yaml
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "fleet"))
+from kubernetes_sample import OLD, SECRET, VARIABLES, deployment, node, pod  # noqa: E402  pylint: disable=wrong-import-position
+
+from ansible_collections.openrtc.livekit.plugins.action import kubernetes_plan, kubernetes_tree  # noqa: E402
+from ansible_collections.openrtc.livekit.plugins.filter.kubernetes_objects import kubernetes_objects  # noqa: E402
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError  # noqa: E402
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes.api import Api  # noqa: E402
+
+SETTINGS = {"replicas": 3, "tls": {"secret": "livekit-tls"}, "node_cidrs": ["10.0.0.0/24"]}
+ARGS = {"model": VARIABLES, "settings": SETTINGS, "layout": {"count": 3}, "haproxy": "frontend in\n", "controller": {}, "kubeconfig": None, "context": None}
+KINDS = {
+    "/api/v1": ["Namespace", "Secret", "ConfigMap", "Service", "ServiceAccount"], "/apis/apps/v1": ["Deployment", "DaemonSet"],
+    "/apis/rbac.authorization.k8s.io/v1": ["Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"],
+    "/apis/networking.k8s.io/v1": ["NetworkPolicy"], "/apis/policy/v1": ["PodDisruptionBudget"], "/apis/scheduling.k8s.io/v1": ["PriorityClass"],
+}
+
+
+class Cluster(http.server.ThreadingHTTPServer):
+    """Answers GETs from a table, and every review with yes but for what is denied; notes what it was asked."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked, self.denied, self.refuse, self.page = [], set(), {}, 0
+        self.lists = {"nodes": [node(f"node{n}", address=f"10.0.0.{n}") for n in (1, 2, 3)], "pods": [], "deployments": [], "replicasets": [], "secrets": [],
+                      "configmaps": []}
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def answer(self, path, query, body):
+        if path in self.refuse:
+            return self.refuse[path], {"message": "refused for the test"}
+        if path == "/version":
+            return 200, {"major": "1", "minor": "34"}
+        if path in KINDS:
+            return 200, {"resources": [{"kind": kind} for kind in KINDS[path]]}
+        if path.endswith("selfsubjectaccessreviews"):
+            asked = body["spec"]["resourceAttributes"]
+            return 201, {**body, "status": {"allowed": (asked["verb"], asked["resource"]) not in self.denied}}
+        rows = self.lists.get(path.rpartition("/")[2])
+        if rows is None or path.startswith("/api/v1/namespaces/livekit") and path.count("/") == 4:
+            return 404, {"message": "not found"}
+        if self.page and "continue" not in query:
+            return 200, {"items": rows[:self.page], "metadata": {"continue": "more"}}
+        return 200, {"items": rows[self.page:] if self.page else rows, "metadata": {}}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = 65536
+
+    def do_GET(self):
+        length = int(self.headers.get("Content-Length") or 0)
+        body = json.loads(self.rfile.read(length)) if length else None
+        path, dummy, query = self.path.partition("?")
+        self.server.asked.append((self.command, path, self.headers.get("Authorization"), self.headers.get("Accept")))
+        status, answer = self.server.answer(path, query, body)
+        raw = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    do_POST = do_GET
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def cluster():
+    server = Cluster()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def planned(server, **changes):
+    return kubernetes_plan.planned({**ARGS, **changes}, Api(f"http://127.0.0.1:{server.server_port}"))
+
+
+def refused(server, code, **changes):
+    with pytest.raises(FleetError) as failed:
+        planned(server, **changes)
+    assert failed.value.failure["code"] == code and SECRET not in str(failed.value.failure)
+    return str(failed.value)
+
+
+def test_first_plan(cluster):
+    found = planned(cluster)
+    assert list(found["steps"]) == ["create", "gate", "serve"] and found["slot"] == 1 and found["changed"]
+    assert found["steps"]["create"]["replicas"] == 3 and not found["namespace_exists"]
+    assert SECRET not in json.dumps(found) and "pa:ss#word" not in json.dumps(found)
+
+
+def test_it_only_reads_and_of_secrets_only_their_names(cluster):
+    planned(cluster)
+    assert {(verb, path) for verb, path, *dummy in cluster.asked if verb != "GET"} == {("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews")}
+    assert all(accept.startswith("application/json;as=PartialObjectMetadataList") for dummy, path, dummy2, accept in cluster.asked if path.endswith("/secrets"))
+
+
+def test_running_generation_is_no_change(cluster):
+    name = planned(cluster)["generation"]
+    cluster.lists["deployments"] = [deployment(2, name)]
+    cluster.lists["pods"] = [pod(2, name, f"node{n}") for n in (1, 2, 3)]
+    found = planned(cluster)
+    assert not found["changed"] and found["steps"] == {} and found["slot"] == 2
+    assert {rows[1]["label"] for rows in found["nodes"].values()} == {"serving"}
+
+
+def test_change_is_shown(cluster):
+    cluster.lists["deployments"] = [deployment(1, OLD, version="1.13.4")]
+    found = planned(cluster)
+    assert found["retire"] == [f"livekit-s1-{OLD}"] and found["reason"] == "version 1.13.4 -> 1.13.5"
+    assert f"slot 1: draining 1.13.4 {OLD}" in found["diff"]["after"] and f"slot 2: serving 1.13.5 {found['generation']}" in found["diff"]["after"]
+
+
+def test_lists_come_page_by_page(cluster):
+    cluster.page = 2
+    assert planned(cluster)["steps"]["create"]["replicas"] == 3
+
+
+def test_missing_right_is_named(cluster):
+    cluster.denied = {("create", "deployments")}
+    assert "it may not create deployments.apps in namespace livekit" in refused(cluster, "no_rights")
+    cluster.refuse = {"/api/v1/nodes": 403}
+    assert "refused for the test" in refused(cluster, "no_rights")
+
+
+def test_what_is_wrong_with_the_cluster_is_said(cluster):
+    assert "4 nodes of LiveKit need as many machines, and 3 can take one" in refused(cluster, "too_few_nodes", settings={**SETTINGS, "replicas": 4})
+    assert "Prometheus operator" in refused(cluster, "bad_configuration", settings={**SETTINGS, "monitoring": {"kind": "pod"}})
+
+
+def test_variables_are_judged_before_the_cluster_is_asked(cluster):
+    refused(cluster, "unknown_key", settings={"replica": 2})
+    refused(cluster, "no_certificate", settings={**SETTINGS, "tls": {}})
+    assert cluster.asked == []
+
+
+def test_credentials_that_are_not_accepted(cluster):
+    cluster.refuse = {"/version": 401}
+    refused(cluster, "unauthorized")
+
+
+def test_cluster_that_is_not_there(cluster):
+    cluster.shutdown()
+    cluster.server_close()
+    refused(cluster, "kubernetes_unreachable")
+
+
+def test_kubeconfig(cluster, tmp_path):
+    with pytest.raises(FleetError) as failed:
+        Api.from_kubeconfig(str(tmp_path / "none"))
+    assert failed.value.failure["code"] == "no_kubeconfig"
+    path = tmp_path / "config"
+    path.write_text(yaml.safe_dump({
+        "apiVersion": "v1", "kind": "Config", "current-context": "one",
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{cluster.server_port}"}}],
+        "users": [{"name": "u", "user": {"token": "sesame"}}], "contexts": [{"name": "one", "context": {"cluster": "c", "user": "u"}}]}))
+    assert Api.from_kubeconfig(str(path)).ask("GET", "/version")["minor"] == "34"
+    assert cluster.asked[-1][2] == "Bearer sesame"
+
+
+def test_api_asks_again_when_a_kept_connection_has_ended(cluster):
+    api = Api(f"http://127.0.0.1:{cluster.server_port}")
+    api.ask("GET", "/version")
+    api.connection.sock.close()
+    api.connection.sock = types.SimpleNamespace(sendall=lambda data: (_ for _ in ()).throw(BrokenPipeError()), close=lambda: None)
+    assert api.ask("GET", "/version")["minor"] == "34"
+
+
+# --- trees ------------------------------------------------------------------------------------------------------------
+
+TREE = {**ARGS, "directory": "x", "form": "plain", "secrets": "external", "store": {"name": "vault"}, "sealed_certificate": "", "sops_arguments": [],
+        "argocd": {"repo": "https://git.example.org/ops.git"}, "retire": False}
+
+
+def written(existing=None, **changes):
+    return kubernetes_tree.planned({**TREE, **changes}, existing or {})
+
+
+def deployments(files):
+    return sorted(path.split("livekit-")[1][:2] for path in files if path.startswith("server/deployment-livekit-s"))
+
+
+def newer(version):
+    return {"model": {**VARIABLES, "livekit_version": version}}
+
+
+@pytest.mark.parametrize("form", ["plain", "kustomize"])
+def test_generation_before_stays_in_the_tree_until_it_is_retired(form):
+    files, told = written(form=form, **newer("1.13.4"))
+    assert (told["slot"], deployments(files)) == (1, ["s1"])
+    files, told = written(files, form=form)
+    assert (told["slot"], deployments(files), len(told["kept"])) == (2, ["s1", "s2"], 1)
+    again, dummy = written(files, form=form)
+    assert again == files
+    for path, text in files.items():  # every list names every file
+        if path.endswith("/kustomization.yaml"):
+            listed = yaml.safe_load(text)["resources"]
+            assert sorted(listed) == sorted(p.split("/", 1)[1] for p in files if p.startswith(path.split("/")[0] + "/") and not p.endswith("kustomization.yaml"))
+    files, told = written(files, form=form, retire=True)
+    assert (told["slot"], deployments(files), told["kept"]) == (2, ["s2"], [])
+
+
+def test_tree_of_argocd_holds_one_generation_and_takes_slots_in_turn():
+    files, slots = {}, []
+    for version in ("1.13.1", "1.13.2", "1.13.3", "1.13.4"):
+        files, told = written(files, form="argocd", **newer(version))
+        slots.append(told["slot"])
+        assert deployments(files) == [f"s{told['slot']}"]
+    assert slots == [1, 2, 3, 1]
+    assert any(path.startswith("server/secret-livekit-s1-") for path in files)
+
+
+@pytest.mark.parametrize(("changes", "code"), [
+    ({"secrets": ""}, "secrets_in_clear"), ({"store": {}}, "no_store"), ({"form": "argocd", "argocd": {}}, "argocd_repo"),
+    ({"form": "argocd", "argocd": {"repository": "x"}}, "unknown_key"), ({"secrets": "sealed"}, "sealed_certificate"),
+])
+def test_trees_that_cannot_be_written(changes, code):
+    with pytest.raises(FleetError) as failed:
+        written(**changes)
+    assert failed.value.failure["code"] == code
+
+
+def test_sops_gets_the_secret_on_its_standard_input(tmp_path, monkeypatch):
+    program = tmp_path / "sops"
+    program.write_text("#!/bin/sh\necho \"$@\" >" + str(tmp_path / "args") + "\ncat >" + str(tmp_path / "in") + "\n"
+                       "echo '{\"kind\": \"Secret\", \"data\": {\"a\": \"ENC[]\"}, \"sops\": {\"mac\": \"ENC[]\"}}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    files, dummy = written(secrets="sops", sops_arguments=["--age", "age1abc"])
+    assert "--age age1abc" in (tmp_path / "args").read_text() and SECRET not in (tmp_path / "args").read_text()
+    assert json.loads((tmp_path / "in").read_text())["kind"] == "Secret"
+    assert "ENC[]" in next(text for path, text in files.items() if path.startswith("server/secret-"))
+
+
+def test_sops_that_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FleetError) as failed:
+        written(secrets="sops")
+    assert failed.value.failure["code"] == "no_sops"
+
+
+# --- the filter -------------------------------------------------------------------------------------------------------
+
+def test_filter_parts_are_disjoint_and_complete():
+    layout = {"count": 3}
+    parts = [(part, secrets) for part in ("namespace", "base", "generation") for secrets in (False, True)]
+    found = {key: [o["kind"] for o in kubernetes_objects(VARIABLES, SETTINGS, layout, *key)] for key in parts}
+    assert found["namespace", False] == ["Namespace"] and found["namespace", True] == []
+    assert found["generation", False] == ["Deployment"] and found["generation", True] == ["Secret"]
+    assert set(found["base", True]) == {"Secret"} and not {"Secret", "Namespace"} & set(found["base", False])
+    assert kubernetes_objects(VARIABLES, SETTINGS, layout, "autoscaler") == []
+    (scaler,) = kubernetes_objects(VARIABLES, {**SETTINGS, "autoscaling": {"max": 4, "adapter": True}}, layout, "autoscaler", slot=2, generation=OLD)
+    assert scaler["spec"]["scaleTargetRef"]["name"] == f"livekit-s2-{OLD}"
