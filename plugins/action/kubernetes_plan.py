@@ -12,9 +12,11 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import config, config_checks
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError, raise_for
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.generation import Slot
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets import kubernetes
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes import checks, look, plan, rights
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes.api import Api
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes.objects import APIS
 
 ARGUMENT_SPEC: dict[str, t.Any] = {
     "model": {"type": "dict", "required": True},
@@ -56,15 +58,22 @@ def planned(args: t.Mapping[str, t.Any], api: Api) -> dict[str, t.Any]:
     raise_for(checks.missing_rights(look.reviewed(api, rights.needed(objects))), "the cluster")
     raise_for(checks.problems(model, settings, layout, objects, found), "the cluster")
     kept = {o["metadata"]["name"] for o in base if o["kind"] in ("Secret", "ConfigMap")}
-    done = plan.change(generation, model.version, found, settings, layout.count, time.time(), look.pointed_at(api, settings), kept)
+    gone = plan.obsolete(look.removable(api, settings), objects)
+    done = plan.change(generation, model.version, found, settings, layout.count, time.time(), look.pointed_at(api, settings), kept, gone)
     if done.plan.start:
         raise_for(config_checks.step_problems(model, [s.version for s in done.slots if s.running and s.version]))
+    steps = {step.kind: {**step._asdict(), "names": list(step.names)} for step in done.steps}
     return {"changed": done.changed, "generation": generation, "slot": done.plan.slot, "name": kubernetes.name_of(done.plan.slot, generation),
-            "reason": done.plan.reason, "steps": {step.kind: {**step._asdict(), "names": list(step.names)} for step in done.steps},
-            "retire": [step.name for step in done.steps if step.kind == "retire"],
-            "slots": [{**dataclasses.asdict(s), "label": s.label} for s in done.slots],
-            "nodes": {host: [{**dataclasses.asdict(s), "label": s.label} for s in rows] for host, rows in plan.node_slots(found, settings, layout.count).items()},
-            "waiting": plan.unscheduled(found, settings), "namespace_exists": look.namespace_exists(api, settings), "diff": _diff(done, generation, model.version)}
+            "reason": done.plan.reason, "steps": steps, "retire": [step.name for step in done.steps if step.kind == "retire"],
+            "prune": [{"api_version": APIS[kind], "kind": kind, "name": name} for kind, name in
+                      (full.split("/") for full in steps.get("prune", {}).get("names", ()))],
+            "slots": _told(done.slots), "nodes": {host: _told(rows) for host, rows in plan.node_slots(found, settings, layout.count).items()},
+            "waiting": plan.unscheduled(found, settings), "namespace_exists": look.namespace_exists(api, settings),
+            "diff": _diff(done, generation, model.version)}
+
+
+def _told(slots: t.Iterable[Slot]) -> list[dict[str, t.Any]]:
+    return [{**dataclasses.asdict(s), "label": s.label} for s in slots]
 
 
 def _diff(done: plan.Change, generation: str, version: str) -> dict[str, str]:

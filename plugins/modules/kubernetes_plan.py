@@ -93,6 +93,11 @@ retire:
   returned: success
   type: list
   elements: str
+prune:
+  description: What nothing uses any more, each with C(api_version), C(kind) and C(name).
+  returned: success
+  type: list
+  elements: dict
 slots:
   description: The slots of the cluster as they are, each with C(label).
   returned: success

@@ -134,6 +134,13 @@ def test_autoscaler_is_pointed_at_the_new_generation_which_has_the_size_of_the_o
     assert steps(serving(), OLD, pointed_at=f"livekit-s1-{OLD}", autoscaling={"min": 2, "max": 9})[0] == []
 
 
+def test_pods_that_came_later_are_let_in_where_no_executor_does_it():
+    found = serving()
+    del found.pods[1]["metadata"]["labels"]["openrtc.livekit/serving"]
+    assert steps(found, OLD)[0] == []
+    assert steps(found, OLD, executor=False)[0] == [("serve", 1)]
+
+
 def test_two_deployments_in_a_slot():
     with pytest.raises(FleetError) as failed:
         steps(cluster(deployments=[deployment(1, OLD), deployment(1, NEW)]))

@@ -129,6 +129,18 @@ def test_change_is_shown(cluster):
     assert f"slot 1: draining 1.13.4 {OLD}" in found["diff"]["after"] and f"slot 2: serving 1.13.5 {found['generation']}" in found["diff"]["after"]
 
 
+def test_what_the_settings_do_not_ask_for_any_more_goes(cluster):
+    labels = {"app.kubernetes.io/managed-by": "openrtc.livekit"}
+    rows = [{"metadata": {"name": name, "labels": labels}} for name in ("livekit", "livekit-internal", "livekit-turn")]
+    cluster.lists |= {"services": rows, "ingresses": rows[:1]}
+    name = planned(cluster)["generation"]
+    cluster.lists["deployments"] = [deployment(2, name)]
+    found = planned(cluster)
+    assert list(found["steps"]) == ["prune"]
+    assert found["prune"] == [{"api_version": "networking.k8s.io/v1", "kind": "Ingress", "name": "livekit"},
+                              {"api_version": "v1", "kind": "Service", "name": "livekit-turn"}]
+
+
 def test_lists_come_page_by_page(cluster):
     cluster.page = 2
     assert planned(cluster)["steps"]["create"]["replicas"] == 3
@@ -212,8 +224,9 @@ def test_generation_before_stays_in_the_tree_until_it_is_retired(form):
     assert again == files
     for path, text in files.items():  # every list names every file
         if path.endswith("/kustomization.yaml"):
-            listed = yaml.safe_load(text)["resources"]
-            assert sorted(listed) == sorted(p.split("/", 1)[1] for p in files if p.startswith(path.split("/")[0] + "/") and not p.endswith("kustomization.yaml"))
+            folder = path.split("/")[0]
+            there = sorted(p.split("/", 1)[1] for p in files if p.startswith(f"{folder}/") and p != path)
+            assert sorted(yaml.safe_load(text)["resources"]) == there
     files, told = written(files, form=form, retire=True)
     assert (told["slot"], deployments(files), told["kept"]) == (2, ["s2"], [])
 

@@ -13,7 +13,9 @@ from ...errors import FleetError
 from . import cluster as c
 from .api import Api
 from .autoscaling import NAME as SCALER
-from .objects import MANAGER
+from .objects import APIS, MANAGER
+from .plan import REMOVABLE
+from .rights import plural
 from .settings import Settings
 
 OURS = f"app.kubernetes.io/managed-by={MANAGER}"
@@ -45,6 +47,20 @@ def pointed_at(api: Api, settings: Settings) -> str | None:
     """Name of the Deployment that the HPA scales, None without one."""
     found = api.get(f"/apis/autoscaling/v2/namespaces/{settings.namespace}/horizontalpodautoscalers/{SCALER}") if settings.autoscaled else None
     return str(found["spec"]["scaleTargetRef"]["name"]) if found else None
+
+
+def removable(api: Api, settings: Settings) -> list[tuple[str, c.Row]]:
+    """(kind, object) of everything of ours of the kinds that may go; without their contents."""
+    found: list[tuple[str, c.Row]] = []
+    for kind in REMOVABLE:
+        version = APIS[kind]
+        path = f"/apis/{version}" if "/" in version else f"/api/{version}"
+        try:
+            found += [(kind, row) for row in api.items(f"{path}/namespaces/{settings.namespace}/{plural(kind)}", OURS, metadata_only=True)]
+        except FleetError as exc:  # a kind that the cluster does not have, or that we have no business with
+            if exc.failure["code"] not in ("not_found", "no_rights"):
+                raise
+    return found
 
 
 def reviewed(api: Api, reviews: t.Iterable[t.Mapping[str, t.Any]]) -> list[dict[str, t.Any]]:

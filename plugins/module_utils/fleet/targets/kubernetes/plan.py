@@ -171,11 +171,11 @@ def _number(text: str | None) -> float | None:
 # --- what to do -------------------------------------------------------------------------------------------------------
 
 def change(generation: str, version: str, found: Cluster, settings: Settings, count: int, now: float | None = None,
-           pointed_at: str | None = None, kept: t.Collection[str] = ()) -> Change:
+           pointed_at: str | None = None, kept: t.Collection[str] = (), obsolete: t.Sequence[str] = ()) -> Change:
     """The steps that bring the cluster to the desired generation; none where it runs already.
 
-    pointed_at: the Deployment that the HPA scales now; kept: names of Secrets and ConfigMaps that the base objects use. Raises what
-    generation.plan raises (no_free_slot), and slot_twice.
+    pointed_at: the Deployment that the HPA scales now; kept: names of Secrets and ConfigMaps that the base objects use; obsolete: "Kind/name"
+    of other objects to remove. Raises what generation.plan raises (no_free_slot), and slot_twice.
     """
     rows = slots(found, settings, count)
     _one_each(found, settings)
@@ -187,6 +187,8 @@ def change(generation: str, version: str, found: Cluster, settings: Settings, co
         steps.append(Step("create", name, plan.slot, plan.reason, replicas=replicas))
     if plan.gate:
         steps += [Step("gate", name, plan.slot, plan.reason), Step("serve", name, plan.slot, "callers may come once the gate is passed")]
+    elif not plan.start and not settings.executor and _left_out(found, settings, name):
+        steps.append(Step("serve", name, plan.slot, "pods came since then that nobody let callers to"))
     if settings.autoscaled and pointed_at != name:
         steps.append(Step("point", name, plan.slot, f"it scales {pointed_at or 'nothing'} now"))
     if not settings.autoscaled and not plan.start:
@@ -194,9 +196,9 @@ def change(generation: str, version: str, found: Cluster, settings: Settings, co
     for slot in plan.drain:
         leaving = next(s for s in rows if s.slot == slot)
         steps.append(Step("retire", name_of(slot, leaving.generation or ""), slot, f"slot {plan.slot} serves; calls here go on until they end"))
-    stale = leftovers(found, settings, {name, *kept})
+    stale = sorted({*leftovers(found, settings, {name, *kept}), *obsolete})
     if stale:
-        steps.append(Step("prune", "", 0, "nothing uses them", names=stale))
+        steps.append(Step("prune", "", 0, "nothing uses them", names=tuple(stale)))
     return Change(plan, tuple(steps), tuple(rows))
 
 
@@ -215,6 +217,12 @@ def _scale(found: Cluster, settings: Settings, name: str, slot: int) -> list[Ste
         if c.name(deployment) == name and now != settings.replicas:
             return [Step("scale", name, slot, f"{now} -> {settings.replicas} nodes", replicas=settings.replicas)]
     return []
+
+
+def _left_out(found: Cluster, settings: Settings, name: str) -> bool:
+    """Whether a ready pod of this generation is not marked as serving. Executors do that; without them it is the next run's business."""
+    pods = [p for p in found.servers(settings.namespace) if name_of(c.slot_of(p), c.generation_of(p)) == name]
+    return any(pod_state(p) == "active" and c.labels(p).get(SERVING) != "true" for p in pods)
 
 
 def _one_each(found: Cluster, settings: Settings) -> None:
@@ -241,6 +249,17 @@ def leftovers(found: Cluster, settings: Settings, kept: t.Collection[str]) -> tu
     used |= {c.name(s) for s in sorted(idle, key=lambda s: _number(c.notes(s)[SERVED_AT]) or 0.0)[-1:]}
     rows = [("Secret", s) for s in found.secrets] + [("ConfigMap", m) for m in found.config_maps]
     return tuple(sorted(f"{kind}/{c.name(row)}" for kind, row in rows if _ours(row) and c.name(row) not in used))
+
+
+# Kinds of which an object of ours may go when the settings do not ask for it any more. Not what holds data (StatefulSet) or rights.
+REMOVABLE = ("Deployment", "DaemonSet", "Service", "PodDisruptionBudget", "NetworkPolicy", "Ingress", "HTTPRoute", "Certificate", "HorizontalPodAutoscaler",
+             "PodMonitor", "ServiceMonitor")
+
+
+def obsolete(existing: t.Iterable[tuple[str, Row]], objects: t.Iterable[Row]) -> tuple[str, ...]:
+    """"Kind/name" of what is there and not wanted. existing: (kind, object) of those that carry our label; generations are not judged here."""
+    wanted = {(o["kind"], c.name(o)) for o in objects}
+    return tuple(sorted(f"{kind}/{c.name(row)}" for kind, row in existing if (kind, c.name(row)) not in wanted and not c.slot_of(row)))
 
 
 def _ours(row: Row) -> bool:

@@ -88,14 +88,15 @@ def needed(objects_: t.Iterable[t.Mapping[str, t.Any]]) -> list[Object]:
     for obj in objects_:
         group = obj["apiVersion"].rpartition("/")[0]
         for verb in ("get", "create", "patch"):
-            asked[(verb, group, _plural(obj["kind"]), obj["metadata"].get("namespace", ""))] = None
+            asked[(verb, group, plural(obj["kind"]), obj["metadata"].get("namespace", ""))] = None
     here = next((place for *dummy, place in asked if place), "")
-    asked.update({("list", "", "nodes", ""): None, ("list", "", "pods", here): None, ("delete", "apps", "deployments", here): None})
+    asked.update({("list", "", "nodes", ""): None, ("list", "", "pods", ""): None, ("patch", "", "pods", here): None})
+    asked.update({("delete", group, plural, here): None for group, plural in (("apps", "deployments"), ("", "secrets"), ("", "configmaps"))})
     return [{"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
              "spec": {"resourceAttributes": {"verb": verb, "group": group, "resource": resource, **({"namespace": place} if place else {})}}}
             for verb, group, resource, place in asked]
 
 
-def _plural(kind: str) -> str:
+def plural(kind: str) -> str:
     word = kind.lower()
     return {"networkpolicy": "networkpolicies", "ingress": "ingresses", "priorityclass": "priorityclasses"}.get(word, f"{word}s")
