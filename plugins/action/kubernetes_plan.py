@@ -60,15 +60,18 @@ def planned(args: t.Mapping[str, t.Any], api: Api) -> dict[str, t.Any]:
     kept = {o["metadata"]["name"] for o in base if o["kind"] in ("Secret", "ConfigMap")}
     gone = plan.obsolete(look.removable(api, settings), objects)
     done = plan.change(generation, model.version, found, settings, layout.count, time.time(), look.pointed_at(api, settings), kept, gone)
+    exists = look.namespace_exists(api, settings)
+    scaler = kubernetes.autoscaling.objects(settings, kubernetes.name_of(done.plan.slot, generation))[:1] if settings.autoscaled and not done.changed else []
+    differs = look.differing(api, [*base, *scaler]) if exists else [f"{o['kind']}/{o['metadata']['name']}" for o in base]
     if done.plan.start:
         raise_for(config_checks.step_problems(model, [s.version for s in done.slots if s.running and s.version]))
     steps = {step.kind: {**step._asdict(), "names": list(step.names)} for step in done.steps}
-    return {"changed": done.changed, "generation": generation, "slot": done.plan.slot, "name": kubernetes.name_of(done.plan.slot, generation),
+    return {"changed": done.changed or bool(differs), "differs": differs, "generation": generation, "slot": done.plan.slot, "name": kubernetes.name_of(done.plan.slot, generation),
             "reason": done.plan.reason, "steps": steps, "retire": [step.name for step in done.steps if step.kind == "retire"],
             "prune": [{"api_version": APIS[kind], "kind": kind, "name": name} for kind, name in
                       (full.split("/") for full in steps.get("prune", {}).get("names", ()))],
             "slots": _told(done.slots), "nodes": {host: _told(rows) for host, rows in plan.node_slots(found, settings, layout.count).items()},
-            "waiting": plan.unscheduled(found, settings), "namespace_exists": look.namespace_exists(api, settings),
+            "waiting": plan.unscheduled(found, settings), "namespace_exists": exists,
             "diff": _diff(done, generation, model.version)}
 
 

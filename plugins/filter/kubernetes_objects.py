@@ -17,15 +17,15 @@ PARTS = ("namespace", "base", "generation", "autoscaler")
 
 def kubernetes_objects(model: t.Mapping[str, t.Any], settings: t.Mapping[str, t.Any], layout: t.Mapping[str, t.Any] | None = None, part: str = "base",
                        secrets: bool = False, slot: int = 1, generation: str | None = None, replicas: int | None = None, haproxy: str = "",
-                       controller: t.Mapping[str, t.Any] | None = None) -> list[dict[str, t.Any]]:
-    """Of a part either the Secrets, or everything else, so that a task that shows no secret can still be read."""
+                       controller: t.Mapping[str, t.Any] | None = None, only: t.Collection[str] | None = None) -> list[dict[str, t.Any]]:
+    """Of a part either the Secrets, or everything else, so that a task that shows no secret can still be read. only: "Kind/name" of those to return."""
     if part not in PARTS:
         raise AnsibleFilterError(f"openrtc.livekit.kubernetes_objects: no part {part!r}; there are {', '.join(PARTS)}")
     try:
         found = _part(model, settings, layout, part, slot, generation, replicas, haproxy, controller)
     except FleetError as err:
         raise AnsibleFilterError(str(err)) from err
-    return [obj for obj in found if (obj["kind"] == "Secret") == secrets]
+    return [obj for obj in found if (obj["kind"] == "Secret") == secrets and (only is None or f"{obj['kind']}/{obj['metadata']['name']}" in only)]
 
 
 def _part(model: t.Mapping[str, t.Any], settings: t.Mapping[str, t.Any], layout: t.Mapping[str, t.Any] | None, part: str, slot: int, generation: str | None,

@@ -11,7 +11,7 @@ version_added: 0.1.0
 description:
   - Reads a cluster through its API, judges whether the deployment can run there, and names the steps that lead to it. Everything that is
     wrong (ports that other pods have, more nodes than machines, missing kinds, rights, a StorageClass) is said here, before anything changes.
-  - Reads only; no data of Secrets is read. This is an action plugin and runs on the control machine, which needs the Python library
+  - Changes nothing. Objects that stay are applied as a trial that the cluster does not keep, so that only those that differ need be applied. This is an action plugin and runs on the control machine, which needs the Python library
     C(kubernetes).
 author: openrtc.livekit contributors (@openrtc)
 extends_documentation_fragment:
@@ -88,6 +88,12 @@ steps:
     - Each has C(name), C(slot), C(reason), C(replicas) and C(names).
   returned: success
   type: dict
+differs:
+  description: Of the objects that stay, those that applying would change, by the word of the cluster. All where the namespace is missing.
+  returned: success
+  type: list
+  elements: str
+  sample: [Service/livekit]
 retire:
   description: Names of all Deployments that are to be deleted at the end; their pods drain.
   returned: success

@@ -37,6 +37,7 @@ class Cluster(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked, self.denied, self.refuse, self.page = [], set(), {}, 0
+        self.kept = None  # {path: object} of what was applied; None while the namespace is missing
         self.lists = {"nodes": [node(f"node{n}", address=f"10.0.0.{n}") for n in (1, 2, 3)], "pods": [], "deployments": [], "replicasets": [], "secrets": [],
                       "configmaps": []}
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
@@ -51,12 +52,23 @@ class Cluster(http.server.ThreadingHTTPServer):
         if path.endswith("selfsubjectaccessreviews"):
             asked = body["spec"]["resourceAttributes"]
             return 201, {**body, "status": {"allowed": (asked["verb"], asked["resource"]) not in self.denied}}
+        if self.kept is not None and path == "/api/v1/namespaces/livekit":
+            return 200, {"metadata": {"name": "livekit"}}
+        if body and "kind" in body:  # applied as a trial
+            return (200, self.tried(path, body)) if "dryRun=All" in query and "fieldValidation=Strict" in query else (500, {})
+        if self.kept is not None and path in self.kept:
+            return 200, self.kept[path]
         rows = self.lists.get(path.rpartition("/")[2])
         if rows is None or path.startswith("/api/v1/namespaces/livekit") and path.count("/") == 4:
             return 404, {"message": "not found"}
         if self.page and "continue" not in query:
             return 200, {"items": rows[:self.page], "metadata": {"continue": "more"}}
         return 200, {"items": rows[self.page:] if self.page else rows, "metadata": {}}
+
+
+    def tried(self, path, body):
+        """With what a cluster adds by itself, and differently each time."""
+        return {**body, "metadata": {**body["metadata"], "resourceVersion": str(len(self.asked)), "managedFields": [len(self.asked)]}, "status": {}}
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -75,7 +87,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(raw)
 
-    do_POST = do_GET
+    do_POST = do_PATCH = do_GET
 
     def log_message(self, *args):
         pass
@@ -107,7 +119,20 @@ def test_first_plan(cluster):
     assert SECRET not in json.dumps(found) and "pa:ss#word" not in json.dumps(found)
 
 
-def test_it_only_reads_and_of_secrets_only_their_names(cluster):
+def test_objects_that_differ_are_told_by_the_cluster(cluster):
+    everything_ = planned(cluster)["differs"]
+    assert {"Namespace/livekit", "Service/livekit", "DaemonSet/livekit-executor"} <= set(everything_)
+    cluster.kept = {}
+    assert planned(cluster)["differs"] == [name for name in everything_ if name != "Namespace/livekit"]
+    paths = [path for verb, path, *dummy in cluster.asked if verb == "GET" and path.startswith("/apis/apps/v1/namespaces/livekit/daemonsets/livekit-executor")]
+    executor = next(o for o in kubernetes_objects(VARIABLES, SETTINGS, {"count": 3}) if o["kind"] == "DaemonSet")
+    cluster.kept[paths[0]] = cluster.tried("", executor)
+    assert "DaemonSet/livekit-executor" not in planned(cluster)["differs"]
+    cluster.kept[paths[0]] = cluster.tried("", {**executor, "spec": {}})
+    assert "DaemonSet/livekit-executor" in planned(cluster)["differs"]
+
+
+def test_it_changes_nothing_and_reads_of_secrets_only_their_names(cluster):
     planned(cluster)
     assert {(verb, path) for verb, path, *dummy in cluster.asked if verb != "GET"} == {("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews")}
     assert all(accept.startswith("application/json;as=PartialObjectMetadataList") for dummy, path, dummy2, accept in cluster.asked if path.endswith("/secrets"))
@@ -118,7 +143,7 @@ def test_running_generation_is_no_change(cluster):
     cluster.lists["deployments"] = [deployment(2, name)]
     cluster.lists["pods"] = [pod(2, name, f"node{n}") for n in (1, 2, 3)]
     found = planned(cluster)
-    assert not found["changed"] and found["steps"] == {} and found["slot"] == 2
+    assert found["steps"] == {} and found["slot"] == 2
     assert {rows[1]["label"] for rows in found["nodes"].values()} == {"serving"}
 
 

@@ -63,6 +63,36 @@ def removable(api: Api, settings: Settings) -> list[tuple[str, c.Row]]:
     return found
 
 
+_SERVERS_OWN = ("managedFields", "resourceVersion", "generation", "creationTimestamp", "uid")
+
+
+def differing(api: Api, objects: t.Iterable[t.Mapping[str, t.Any]]) -> list[str]:
+    """"Kind/name" of the objects that applying would change, by the word of the cluster: each is applied as a trial that is not kept, unknown fields
+    are refused. Raises FleetError kubernetes_api with what the cluster says."""
+    return [f"{obj['kind']}/{c.name(obj)}" for obj in objects if _differs(api, obj)]
+
+
+def _differs(api: Api, obj: t.Mapping[str, t.Any]) -> bool:
+    space = obj["metadata"].get("namespace")
+    base = f"/apis/{obj['apiVersion']}" if "/" in obj["apiVersion"] else f"/api/{obj['apiVersion']}"
+    path = f"{base}{f'/namespaces/{space}' if space else ''}/{plural(obj['kind'])}/{c.name(obj)}"
+    now = api.get(path)
+    if now is None:
+        return True
+    try:
+        tried = api.ask("PATCH", f"{path}?fieldManager={MANAGER}&dryRun=All&fieldValidation=Strict", obj, kind="application/apply-patch+yaml")
+    except FleetError as exc:
+        if exc.failure["code"] == "conflict":  # somebody else set a field of ours: the real one says which
+            return True
+        raise
+    return _own_part(now) != _own_part(tried)
+
+
+def _own_part(obj: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    meta = {key: value for key, value in obj["metadata"].items() if key not in _SERVERS_OWN}
+    return {**{key: value for key, value in obj.items() if key != "status"}, "metadata": meta}
+
+
 def reviewed(api: Api, reviews: t.Iterable[t.Mapping[str, t.Any]]) -> list[dict[str, t.Any]]:
     """The reviews (rights.needed) with the answers of the cluster. Asking changes nothing there."""
     return [api.ask("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review) for review in reviews]
