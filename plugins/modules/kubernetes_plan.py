@@ -11,8 +11,9 @@ version_added: 0.1.0
 description:
   - Reads a cluster through its API, judges whether the deployment can run there, and names the steps that lead to it. Everything that is
     wrong (ports that other pods have, more nodes than machines, missing kinds, rights, a StorageClass) is said here, before anything changes.
-  - Changes nothing. Objects that stay are applied as a trial that the cluster does not keep, so that only those that differ need be applied. This is an action plugin and runs on the control machine, which needs the Python library
-    C(kubernetes).
+  - Changes nothing. Objects that stay are applied as a trial that the cluster does not keep, so that only those that differ need be
+    applied.
+  - This is an action plugin and runs on the control machine, which needs the Python library C(kubernetes).
 author: openrtc.livekit contributors (@openrtc)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes

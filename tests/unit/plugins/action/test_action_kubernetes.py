@@ -65,7 +65,6 @@ class Cluster(http.server.ThreadingHTTPServer):
             return 200, {"items": rows[:self.page], "metadata": {"continue": "more"}}
         return 200, {"items": rows[self.page:] if self.page else rows, "metadata": {}}
 
-
     def tried(self, path, body):
         """With what a cluster adds by itself, and differently each time."""
         return {**body, "metadata": {**body["metadata"], "resourceVersion": str(len(self.asked)), "managedFields": [len(self.asked)]}, "status": {}}
