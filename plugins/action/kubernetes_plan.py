@@ -67,7 +67,8 @@ def planned(args: t.Mapping[str, t.Any], api: Api) -> dict[str, t.Any]:
         raise_for(config_checks.step_problems(model, [s.version for s in done.slots if s.running and s.version]))
     steps = {step.kind: {**step._asdict(), "names": list(step.names)} for step in done.steps}
     return {"changed": done.changed or bool(differs), "differs": differs, "generation": generation, "slot": done.plan.slot,
-            "name": kubernetes.name_of(done.plan.slot, generation), "reason": done.plan.reason, "steps": steps, "retire": [step.name for step in done.steps if step.kind == "retire"],
+            "name": kubernetes.name_of(done.plan.slot, generation), "reason": done.plan.reason, "steps": steps,
+            "retire": [step.name for step in done.steps if step.kind == "retire"],
             "prune": [{"api_version": APIS[kind], "kind": kind, "name": name} for kind, name in
                       (full.split("/") for full in steps.get("prune", {}).get("names", ()))],
             "slots": _told(done.slots), "nodes": {host: _told(rows) for host, rows in plan.node_slots(found, settings, layout.count).items()},
