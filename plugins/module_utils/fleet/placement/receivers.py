@@ -1,9 +1,9 @@
 # Copyright: openrtc.livekit contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which node takes which room: headroom and spread. Pure.
+"""Nodes that may take rooms which have to leave theirs, and which takes which: headroom and spread. Pure.
 
-LiveKit places new rooms by itself; this is for rooms that have to leave a node. A room goes whole, as it lives on one node.
+A room goes whole, as it lives on one node. New rooms are placer.py's.
 
 Note that this module util is PRIVATE to the collection.
 """
@@ -12,11 +12,11 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from .errors import FleetError
+from ..errors import FleetError
 
 if t.TYPE_CHECKING:
-    from .registry import Snapshot
-    from .reports import Reports
+    from ..registry import Snapshot
+    from ..reports import Reports
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,28 +84,3 @@ def _no_headroom(room: str, size: int, among: t.Sequence[Receiver], taken: t.Map
     return FleetError("find headroom", f"room {room} ({size} participants)", f"every receiver would be over its limit: {got}",
                       f"Add a node, wait for calls to end, or raise the limits (cpu {limits.cpu:g}, participants {limits.participants})",
                       code="no_headroom", room=room, receivers=[dataclasses.asdict(r) for r in among])
-
-
-def rebalance(rooms: t.Mapping[str, t.Mapping[str, int]], among: t.Sequence[Receiver], at_most: int = 0) -> dict[str, str]:
-    """{room: node id} of the rooms to move so that participants per CPU are even; none where no move makes it better.
-
-    rooms: {node id: {room: participants}}. at_most: moves, 0 for as many as it takes. The biggest room that still helps goes first, so that few move.
-    """
-    cpus = {r.node_id: r.cpus for r in among}
-    left = {n: dict(rooms.get(n, {})) for n in cpus}
-    load = {n: sum(sizes.values()) for n, sizes in left.items()}
-    moves: dict[str, str] = {}
-    while len(cpus) > 1 and (not at_most or len(moves) < at_most):
-        full = max(cpus, key=lambda n: (load[n] / cpus[n], n))
-        empty = min(cpus, key=lambda n: (load[n] / cpus[n], n))
-        # It helps when the receiver ends below where the giver was.
-        helps = [(size, room) for room, size in left[full].items()
-                 if size and room not in moves and (load[empty] + size) / cpus[empty] < load[full] / cpus[full]]
-        if not helps:
-            return moves
-        size, room = max(helps, key=lambda item: (min(item[0], (load[full] - load[empty]) / 2), -item[0], item[1]))
-        moves[room] = empty
-        left[empty][room] = left[full].pop(room)
-        load[full] -= size
-        load[empty] += size
-    return moves
