@@ -176,13 +176,14 @@ class Ours(Way):
     """The placer. told: requests say how many participants will come; else they are learnt from rooms that came before."""
 
     name = "placer, sizes told"
-    told, moves_per_hour, strategy, learns_names = True, 0.0, "spread", True
+    told, moves_per_hour, strategy = True, 0.0, "spread"
 
     def __init__(self, world: World, seed: int) -> None:
         super().__init__(world, seed)
         self.placer = Placer(Policy(strategy=self.strategy))
-        self.seconds = 0.0  # spent in the placer
-        self.moves = self.moved = self.errors = 0
+        self.placing = self.looking = 0.0  # seconds spent in the placer
+        self.looks = 0
+        self.moves = self.moved = 0
         self._budget_at = 0.0
 
     def look(self) -> None:
@@ -190,7 +191,8 @@ class Ours(Way):
         targets = [Target(str(n), str(n), world.capacity, r[0]) for n, r in enumerate(world.reports())]
         homes = {room: str(node) for room, node in world.homes.items()}
         self.placer.observe(targets, homes, {room: world.sizes[room] for room in self.placer.young if room in homes}, world.now)
-        self.seconds += time.perf_counter() - begin
+        self.looking += time.perf_counter() - begin
+        self.looks += 1
         if self.moves_per_hour and world.now - self._budget_at >= 10:
             self._relieve()
 
@@ -213,11 +215,11 @@ class Ours(Way):
         wish = Wish(room.name, float(room.participants), room.video) if self.told else Wish(room.name)
         choice = self.placer.choose(wish, self.world.now)
         self.placer.note(wish, choice.node_id, self.world.now)
-        self.seconds += time.perf_counter() - begin
+        self.placing += time.perf_counter() - begin
         return int(choice.node_id)
 
     def extra(self) -> dict[str, t.Any]:
-        return {"placer_seconds": self.seconds, "moves": self.moves, "participants_moved": self.moved}
+        return {"placing_seconds": self.placing, "looking_seconds": self.looking, "looks": self.looks, "moves": self.moves, "participants_moved": self.moved}
 
 
 class Learnt(Ours):

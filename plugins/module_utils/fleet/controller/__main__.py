@@ -20,6 +20,7 @@ from ..registry import Registry
 from .lease import Lease
 from .loop import Loop
 from .metrics import Metrics
+from .placing import Placing
 from .settings import Settings
 from .web import Web
 
@@ -52,7 +53,7 @@ async def run(settings: Settings) -> None:
 
     lease = Lease(connect(), settings.name, settings.dry_run, tell)
     loop = Loop(settings, lease, connect, tell, metrics.timed)
-    pages = Web(settings, loop, connect(), metrics)
+    pages = Web(settings, loop, connect(), metrics, Placing(settings, loop, connect(), tell) if settings.placement else None)
     runner = web.AppRunner(pages.app(), access_log=None)
     await runner.setup()
     stop = asyncio.Event()

@@ -41,6 +41,8 @@ class Metrics:
         self._actions = p.Histogram("openrtc_controller_action_seconds", "How long actions took", ["kind"], buckets=_SECONDS, registry=r)
         self._events = p.Counter("openrtc_controller_webhook_events", "Webhooks by event and outcome", ["event", "outcome"], registry=r)
 
+        self._placed = p.Counter("openrtc_controller_placements", "Requests to place a room by outcome", ["outcome"], registry=r)
+
     def decision(self, entry: t.Mapping[str, t.Any]) -> None:
         self._decisions.labels(str(entry.get("kind")), str(entry.get("outcome") or "done")).inc()
 
@@ -49,6 +51,9 @@ class Metrics:
 
     def event(self, event: str, outcome: str) -> None:
         self._events.labels(event, outcome).inc()
+
+    def placed(self, outcome: str) -> None:
+        self._placed.labels(outcome).inc()
 
     def render(self, loop: Loop, lease: Lease, tick_age: float) -> bytes:
         look = loop.look

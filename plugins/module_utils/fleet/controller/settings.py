@@ -17,7 +17,7 @@ from ..errors import FleetError
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What /etc/livekit/controller.json holds. redis: LiveKit's own section; keys: {API key: secret} that webhooks may be signed with."""
+    """What /etc/livekit/controller.json holds. redis: LiveKit's own section; keys: {API key: secret} that webhooks may be signed with and rooms asked for."""
 
     redis: t.Mapping[str, t.Any] = dataclasses.field(repr=False)
     name: str = ""  # of this controller: its inventory name
@@ -28,6 +28,9 @@ class Settings:
     drains: bool = True
     cleanup: bool = True
     webhook: bool = True
+    placement: bool = False  # answer POST /v1/rooms
+    placement_policy: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict)  # placement.policy.Policy
+    public_url: str = ""  # what clients are given
     keys: t.Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
     cpu_limit: float = 0.9  # of receivers, as in placement.Limits
     participants_limit: int = 0

@@ -1,7 +1,8 @@
 # Copyright: openrtc.livekit contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The controller over HTTP: health and metrics for machines, the status page for people, webhooks from LiveKit. It only shows.
+"""The controller over HTTP: health and metrics for machines, the status page for people, webhooks from LiveKit, and where rooms get their
+node. The rest only shows.
 
 Note that this module util is PRIVATE to the collection.
 """
@@ -21,6 +22,7 @@ from ..registry import Snapshot
 from ..reports import Reports
 from . import look, view, webhook
 from .metrics import CONTENT_TYPE
+from .placing import STATUS, Placing, admit
 
 try:
     import aiohttp
@@ -54,8 +56,9 @@ def digest(user: str, password: str) -> str:
 
 
 class Web:
-    def __init__(self, settings: Settings, loop: Loop, registry: Registry, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, loop: Loop, registry: Registry, metrics: Metrics, placing: Placing | None = None) -> None:
         require(aiohttp, "aiohttp", "python3-aiohttp")
+        self.placing = placing
         self.settings, self.loop, self.registry, self.metrics = settings, loop, registry, metrics
         self._reader = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="web")  # one thread for the one connection
         self._status: dict[str, t.Any] = {}
@@ -83,6 +86,9 @@ class Web:
         app.router.add_get("/metrics", self.show_metrics)
         if self.settings.webhook:
             app.router.add_post("/webhook", self.take_webhook)
+        if self.placing:
+            app.router.add_post("/v1/rooms", self.place_room)
+            app.cleanup_ctx.append(self.placing.run)
         for path in self._files:
             app.router.add_get(path, self.page)
         app.router.add_get("/api/status", self.api_status)
@@ -106,7 +112,7 @@ class Web:
         return answer
 
     async def _admit(self, request: t.Any, handler: t.Any) -> t.Any:
-        if request.path in ("/healthz", "/metrics", "/webhook"):
+        if request.path in ("/healthz", "/metrics", "/webhook", "/v1/rooms"):
             return await handler(request)
         if not self.settings.password_sha256:
             raise web.HTTPNotFound(text="There is no status page without a password: set livekit_controller_password\n")
@@ -150,6 +156,23 @@ class Web:
             self._pending -= 1
         self.metrics.event(name, "taken" if new else "known")
         return web.Response(text="ok\n")
+
+    async def place_room(self, request: t.Any) -> t.Any:
+        assert self.placing is not None
+        try:
+            key = admit(request.headers.get("Authorization", ""), self.settings.keys)
+            try:
+                body = await request.json()
+            except ValueError:
+                body = None
+            status, answer = await self.placing.place(body, key)
+        except FleetError as exc:
+            code = str(exc.failure["code"])
+            status, answer = STATUS.get(code, 503), {"error": exc.failure}
+            if status == 401:
+                await asyncio.sleep(WRONG_PASSWORD)
+        self.metrics.placed("refused" if status in (400, 401, 403) else "failed" if status >= 500 else "created" if status == 201 else "found")
+        return web.json_response(answer, status=status, headers={"Retry-After": "2"} if status == 503 else None)
 
     # -- for people ------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ Note that this module util is PRIVATE to the collection.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -28,6 +29,7 @@ _HEX = re.compile(r"(?<![0-9a-z])(?=[a-f]*[0-9])[0-9a-f]{6,}(?![0-9a-z])", re.I)
 _DIGITS = re.compile(r"[0-9]+")
 
 
+@functools.lru_cache(8192)
 def pattern(room: str) -> str:
     """The name without what numbers it: call-17 and call-18 are call-#."""
     return _DIGITS.sub("#", _HEX.sub("#", _UUID.sub("#", room)))
@@ -121,7 +123,7 @@ class Habits:
             try:
                 values = json.loads(text)
                 steps = {int(k): [float(rooms), float(people)] for k, (rooms, people) in values["steps"].items()}
-                habit = Habit(*(float(values[name]) for name in ("rooms", "participants", "video", "seconds")), steps)
+                habit = Habit(float(values["rooms"]), float(values["participants"]), float(values["video"]), float(values["seconds"]), steps)
             except (AttributeError, KeyError, TypeError, ValueError):
                 continue
             if habit.rooms > 0 and all(map(math.isfinite, (habit.rooms, habit.participants, habit.video, habit.seconds))):

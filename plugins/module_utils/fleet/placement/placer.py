@@ -81,11 +81,22 @@ class Placer:
 
     # -- seeing
 
+    def start(self, births: t.Mapping[str, float], sizes: t.Mapping[str, int], homes: t.Mapping[str, str], now: float) -> None:
+        """Rooms that are there before the first look, as far as it is known since when and how large they are."""
+        self._known = set(homes)
+        for room, since in births.items():
+            if room in homes:
+                self.lifetimes.born(room, since)
+                self.lifetimes.weigh(room, self.load(sizes.get(room, 0), 0.0))
+                young = self._newborn(Wish(room), homes[room], since)
+                if now - since < young.patience:
+                    self.young[room] = young
+
     def observe(self, targets: t.Iterable[Target], homes: t.Mapping[str, str], sizes: t.Mapping[str, int], now: float) -> list[str]:
         """One look: nodes, {room: its node}, {young room: participants}. Returns the keys of the habits that were learnt by it."""
         self.targets = {target.node_id: target for target in targets}
         known, self._known = self._known, set(homes)
-        if known is not None:  # at the first look every room is new to us; these have grown, as far as we know
+        if known is not None:  # at a first look without start() every room is taken to have grown
             for room in homes.keys() - known:
                 self.lifetimes.born(room, now)
                 if room not in self.young:
@@ -105,6 +116,9 @@ class Placer:
         self._leaving = self.lifetimes.leaving(homes, now)
         self._sum(now)
         return learnt
+
+    def knows(self, room: str) -> bool:
+        return room in self.young or room in (self._known or ())
 
     def _newborn(self, wish: Wish, node_id: str, now: float) -> Young:
         wish = self.policy.apply(wish)
@@ -182,9 +196,10 @@ class Placer:
         load = target.load + self._growth.get(target.node_id, 0.0) + self._free.get(target.node_id, 0.0) + more
         return load / target.capacity if target.capacity > 0 else float("inf")
 
-    def choose(self, wish: Wish, now: float) -> Choice:
-        """The node for a room. Changes nothing; note() does. Raises FleetError no_receiver."""
+    def choose(self, wish: Wish, now: float, refused: t.Collection[str] = ()) -> Choice:
+        """The node for a room, none of `refused`. Changes nothing; note() does. Raises FleetError no_receiver."""
         kept = self._reserved(wish.room, now)
+        kept = None if kept and kept[2].node_id in refused else kept
         if kept:
             wish = dataclasses.replace(wish, participants=kept[0].participants if wish.participants is None else wish.participants,
                                        video=kept[0].video if wish.video is None else wish.video)
@@ -193,7 +208,7 @@ class Placer:
         load = self.load(size.participants, size.video)
         if kept:
             return self._chosen(kept[2], f"kept free for {kept[0].name}", size, load, already=self._kept_load(kept[0], kept[1][1]))
-        among = self._candidates(wish)
+        among = self._candidates(wish, refused)
         if not among:
             raise FleetError("find a node for a room", wish.room, self._why_none(wish), "Start such a node, or ask for less: see livekit_placement",
                              code="no_receiver", room=wish.room)
@@ -213,9 +228,10 @@ class Placer:
             reason += ", over its capacity"
         return Choice(target.node_id, target.host, reason, size, load, share)
 
-    def _candidates(self, wish: Wish) -> list[Target]:
+    def _candidates(self, wish: Wish, refused: t.Collection[str] = ()) -> list[Target]:
         """Nodes that have what is asked for, or if that is only preferred, as much of it as there is."""
-        among = [x for x in self.targets.values() if not any(x.labels & {label} for label in self.policy.exclusive if label != wish.node_label)]
+        closed = frozenset(self.policy.exclusive) - {wish.node_label}
+        among = [x for x in self.targets.values() if not x.labels & closed and x.node_id not in refused]
         for has in _tests(wish):
             found = [x for x in among if has(x)]
             if found or wish.required:
@@ -252,6 +268,10 @@ class Placer:
         young = self.young[wish.room] = self._newborn(wish, node_id, now)
         if node_id in self._growth:
             self._growth[node_id] += self._growth_of(young, now)
+
+    def forget(self, room: str) -> None:
+        """The room did not come after all. What it was expected to bring goes at the next look."""
+        self.young.pop(room, None)
 
 
 def _tests(wish: Wish) -> list[t.Callable[[Target], bool]]:

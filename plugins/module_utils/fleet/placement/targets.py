@@ -63,5 +63,5 @@ def targets(snapshot: Snapshot, reports: Reports, policy: Policy, leaving: t.Col
         if node.id in leaving or managed and (place is None or place.slot.label != "serving" or not place.report.fresh(snapshot.taken_at)):
             continue
         host = place.host if place else node.ip
-        found.append(Target(node.id, host, capacity(node), load(node), node.region, place.slot.version if place else "", policy.labels_of(host)))
+        found.append(Target(node.id, host, capacity(node), load(node), node.region, place.slot.version or "" if place else "", policy.labels_of(host)))
     return found
