@@ -38,14 +38,31 @@ options:
     description: Move all rooms of the nodes of this host, by its name in the inventory.
     type: str
   rebalance:
-    description: Move rooms from full nodes to empty ones until participants per CPU are as even as rooms allow.
+    description: Choose rooms and nodes by O(goal).
     type: bool
     default: false
+  goal:
+    description:
+      - What O(rebalance) is for. V(even) moves rooms from full nodes to empty ones until participants per CPU are as even as rooms allow.
+      - V(relieve) moves as few callers as possible away from nodes that are expected to get over 95 % of their capacity.
+      - V(vacate) moves rooms so that whole nodes become empty and can be given back, and no other node gets over C(fill) of O(policy). A node is
+        emptied whole or not at all; rooms with recordings, phone lines or agents in them stay.
+    type: str
+    choices: [even, relieve, vacate]
+    default: even
+  policy:
+    description: How rooms are placed, as C(livekit_placement). V(relieve) and V(vacate) go by it.
+    type: dict
+    default: {}
   to:
     description: The node, or the host, that takes the rooms. Default is the emptiest that has headroom.
     type: str
   at_most:
     description: Rooms that O(rebalance) may move; V(0) for as many as it takes.
+    type: int
+    default: 0
+  participants_at_most:
+    description: Participants that V(relieve) and V(vacate) may move, each of whom hears nothing for a moment; V(0) for as many as it takes.
     type: int
     default: 0
 notes:
@@ -85,9 +102,11 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.openrtc.livekit.plugins.module_utils._engine_module import engine_spec, mover_of, registry_of
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import placement
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import drain, placement
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.move import Mover
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.placement.desk import Desk
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.placement.policy import Policy
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.registry import Snapshot
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.reports import Reports
 
@@ -102,6 +121,9 @@ def main() -> None:
             "rebalance": {"type": "bool", "default": False},
             "to": {"type": "str"},
             "at_most": {"type": "int", "default": 0},
+            "participants_at_most": {"type": "int", "default": 0},
+            "goal": {"type": "str", "choices": ["even", "relieve", "vacate"], "default": "even"},
+            "policy": {"type": "dict", "default": {}},
         },
         mutually_exclusive=[("rooms", "node_id", "host")],
         supports_check_mode=True,
@@ -111,6 +133,8 @@ def main() -> None:
         module.fail_json(msg="Say what to move: rooms, node_id, host or rebalance")
     if p["rebalance"] and (p["rooms"] or p["node_id"] or p["host"] or p["to"]):
         module.fail_json(msg="rebalance chooses rooms and nodes by itself; give no rooms, node_id, host or to with it")
+    if p["at_most"] < 0 or p["participants_at_most"] < 0:
+        module.fail_json(msg="at_most and participants_at_most must not be negative")
     mover = None
     try:
         with registry_of(p) as registry:
@@ -131,12 +155,25 @@ def choose(p: dict[str, t.Any], mover: Mover, snapshot: Snapshot, reports: Repor
     if p["rebalance"]:
         among = placement.receivers(snapshot, reports)
         sizes = {r.node_id: mover.registry.sizes(snapshot.rooms_of(r.node_id)) for r in among}
+        if p["goal"] != "even":
+            return dict(planned(p, mover, snapshot, reports, sizes))
         return dict(placement.rebalance(sizes, among, p["at_most"]))
     rooms = p["rooms"]
     if rooms is None:
         sizes = mover.registry.sizes([room for node in sources(p, snapshot, reports) for room in snapshot.rooms_of(node)])
         rooms = [room for room, people in sizes.items() if people]
     return dict.fromkeys(rooms, receiver(p["to"], reports))
+
+
+def planned(p: dict[str, t.Any], mover: Mover, snapshot: Snapshot, reports: Reports, sizes: dict[str, dict[str, int]]) -> dict[str, str]:
+    """{room: node id} by the load that is expected, within the budget."""
+    policy = Policy.from_mapping(p["policy"])
+    desk = Desk(mover.registry, policy, mover.lock.owner)
+    desk.look(snapshot, reports)
+    held = drain.blockers(mover.registry.participants_of([room for rooms in sizes.values() for room in rooms]))
+    carriers = desk.placer.carriers(sizes, {room for room, who in held.items() if who})
+    budget = placement.Budget(p["at_most"] or None, p["participants_at_most"] or None)
+    return placement.relieve(carriers, budget) if p["goal"] == "relieve" else placement.vacate(carriers, budget, policy.fill)
 
 
 def sources(p: dict[str, t.Any], snapshot: Snapshot, reports: Reports) -> list[str]:

@@ -248,7 +248,7 @@ class Placer:
         """The nodes as relieve() and vacate() want them. rooms: {node id: {room: participants}}; fixed: rooms that may not move."""
         return [Carrier(x.node_id, x.capacity, self.share(x) * x.capacity,
                         {room: (self._expected(room, n), n) for room, n in rooms.get(x.node_id, {}).items() if n and room not in fixed},
-                        not any(room in fixed for room in rooms.get(x.node_id, {})))
+                        not any(room in fixed or not n for room, n in rooms.get(x.node_id, {}).items()))
                 for x in self.targets.values()]
 
     def _expected(self, room: str, here: int) -> float:

@@ -168,6 +168,19 @@ def test_all_rooms_of_a_node_and_then_none(cluster, run):
     assert not again["failed"] and not again["changed"] and again["moved"] == {}
 
 
+def test_rebalance_empties_a_node_within_a_budget(cluster, run):
+    plan = {"rebalance": True, "goal": "vacate", "policy": {"fill": 0.8}}
+    got = run(room_move, check=True, **plan)
+    homes = cluster.homes()
+    emptied = {homes[room] for room in got["moved"]}
+    assert got["changed"] and len(emptied) == 1 and set(got["moved"]) == {room for room, home in homes.items() if home in emptied}
+    assert not set(got["moved"].values()) & {"ND_c"}, "an empty node stays empty"
+    assert run(room_move, check=True, at_most=0, participants_at_most=1, **plan)["moved"] in ({}, {"other": "ND_a"})
+    assert run(room_move, rebalance=True, goal="relieve")["moved"] == {}, "no node is full"
+    assert "must not be negative" in run(room_move, rebalance=True, at_most=-1)["msg"]
+    assert "strategy" in run(room_move, rebalance=True, goal="relieve", policy={"strategy": "x"})["msg"]
+
+
 def test_rebalance(cluster, run):
     got = run(room_move, rebalance=True)
     assert got["changed"] and len(got["moved"]) == 1 and set(got["moved"].values()) == {"ND_c"}
