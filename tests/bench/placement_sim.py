@@ -20,7 +20,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "plugins" /
 from fleet.placement.placer import Placer  # noqa: E402
 from fleet.placement.policy import Policy, Wish  # noqa: E402
 from fleet.placement.rebalance import Budget, relieve  # noqa: E402
-from fleet.placement.targets import Target, room_load  # noqa: E402
+from fleet.placement.targets import Loads, Target  # noqa: E402
 
 STATS = 2.0  # seconds between two reports of a node: LiveKit's node_stats.stats_update_interval
 JOIN, END, START = 0, 1, 2
@@ -47,7 +47,7 @@ def events_of(rooms: t.Sequence[Room]) -> list[Event]:
 
 
 def load_of(room: Room) -> float:
-    return room_load(room.participants, room.video)
+    return Loads().room(room.participants, room.video)
 
 
 def mean_load(rooms: t.Sequence[Room], events: t.Iterable[Event]) -> tuple[float, float]:

@@ -106,6 +106,12 @@ def test_a_full_cluster_still_takes_rooms_and_says_so() -> None:
         placer().choose(Wish("r"), 0.0)
 
 
+def test_a_node_with_a_busy_cpu_takes_rooms_only_when_all_are_busy() -> None:
+    assert placer(node("a", cpu=0.95), node("b", load=50, cpu=0.5)).choose(Wish("r"), 0.0).node_id == "b"
+    assert placer(node("a", cpu=0.95), node("b", load=50, cpu=0.92)).choose(Wish("r"), 0.0).node_id == "a"
+    assert placer(node("a", cpu=0.95), node("b", load=50), policy={"cpu_limit": 0}).choose(Wish("r"), 0.0).node_id == "a"
+
+
 def test_rooms_about_to_end_make_a_node_emptier() -> None:
     desk = placer(node("old", 40), node("fresh", 35))
     for _n in range(40):

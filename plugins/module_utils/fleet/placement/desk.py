@@ -17,7 +17,7 @@ from ..redis_connection import as_text
 from . import claims
 from .placer import CLAIM_SECONDS, Choice, Placer
 from .policy import Policy, Wish
-from .targets import NodeLoad, RoomLoad, Target, node_capacity, node_load, room_load, targets
+from .targets import Loads, targets
 
 if t.TYPE_CHECKING:
     from ..registry import Registry, Snapshot
@@ -35,12 +35,12 @@ class Settled(t.NamedTuple):
 
 
 class Desk:
-    """Not for use by several threads at once. load, carried, capacity: what a room costs, what a node carries and can carry."""
+    """Not for use by several threads at once. by: who places, for claims."""
 
-    def __init__(self, registry: Registry, policy: Policy, by: str, load: RoomLoad = room_load, carried: NodeLoad = node_load,
-                 capacity: NodeLoad = node_capacity) -> None:
-        self.registry, self.by, self._carried, self._capacity = registry, by, carried, capacity
-        self.placer = Placer(policy, load=load)
+    def __init__(self, registry: Registry, policy: Policy, by: str, loads: Loads | None = None) -> None:
+        self.registry, self.by = registry, by
+        self.loads = loads or Loads(policy.video_load, policy.capacity_per_cpu)
+        self.placer = Placer(policy, load=self.loads.room)
         self._snapshot: Snapshot | None = None
         self._looked = self._swept = 0.0  # of our clock that never steps
         self._learnt: set[str] = set()
@@ -62,7 +62,7 @@ class Desk:
         for room, c in held.items():
             if not self.placer.knows(room) and (room in snapshot.room_node_map or snapshot.taken_at - c.at < CLAIM_SECONDS):
                 self.placer.note(c.wish(room), c.node_id, c.at)
-        found: list[Target] = targets(snapshot, reports, self.placer.policy, leaving, self._carried, self._capacity)
+        found = targets(snapshot, reports, self.placer.policy, self.loads, leaving)
         homes = snapshot.room_node_map
         sizes = self.registry.sizes([room for room in homes if room in self.placer.young])
         self._learnt |= set(self.placer.observe(found, homes, sizes, snapshot.taken_at))

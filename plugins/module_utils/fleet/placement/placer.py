@@ -21,7 +21,7 @@ from .habits import Habits, Size
 from .lifetimes import Lifetimes
 from .policy import Policy, Reservation, Wish
 from .rebalance import Carrier
-from .targets import RoomLoad, Target, room_load
+from .targets import Loads, RoomLoad, Target
 
 CLAIM_SECONDS = 15.0  # a room that was placed and is in no registry by then was never made
 YOUNG_SECONDS = 120.0  # at least so long a room is watched growing
@@ -67,7 +67,7 @@ class Young:
 class Placer:
     """Times are in one clock of the caller's, seconds. Not for use by several threads at once."""
 
-    def __init__(self, policy: Policy = Policy(), habits: Habits | None = None, load: RoomLoad = room_load) -> None:
+    def __init__(self, policy: Policy = Policy(), habits: Habits | None = None, load: RoomLoad = Loads().room) -> None:
         self.policy, self.habits, self.load = policy, habits or Habits(), load
         self.lifetimes = Lifetimes()
         self.targets: dict[str, Target] = {}
@@ -232,11 +232,11 @@ class Placer:
         """Nodes that have what is asked for, or if that is only preferred, as much of it as there is."""
         closed = frozenset(self.policy.exclusive) - {wish.node_label}
         among = [x for x in self.targets.values() if not x.labels & closed and x.node_id not in refused]
-        for has in _tests(wish):
+        for has in _tests(wish):  # the most important first
             found = [x for x in among if has(x)]
             if found or wish.required:
                 among = found
-        return among
+        return [x for x in among if not self.policy.cpu_limit or x.cpu < self.policy.cpu_limit] or among
 
     def _why_none(self, wish: Wish) -> str:
         if not self.targets:
@@ -275,7 +275,7 @@ class Placer:
 
 
 def _tests(wish: Wish) -> list[t.Callable[[Target], bool]]:
-    """What a node has to have, the most important first."""
+    """What a node should have."""
     tests: list[t.Callable[[Target], bool]] = []
     if wish.node_label:
         tests.append(lambda x: wish.node_label in x.labels)

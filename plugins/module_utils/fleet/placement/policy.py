@@ -13,6 +13,7 @@ import typing as t
 import zlib
 
 from ..errors import Problem, raise_for
+from .targets import PER_CPU, VIDEO_LOAD
 
 STRATEGIES = ("spread", "pack")
 
@@ -81,11 +82,16 @@ class Policy:
     """How rooms are placed.
 
     strategy: spread (evenly) or pack (as many as fit within `fill` on few nodes, so that others become empty). fill: share of a node's capacity.
+    cpu_limit: nodes whose CPU is busier (0 to 1) take rooms only when all are; 0 for no such limit. capacity_per_cpu: participants without video that one
+    CPU carries; video_load: what one with video costs, in such without.
     labels: {label of nodes: patterns of host names}; exclusive: labels whose nodes take only rooms that ask for them.
     """
 
     strategy: str = "spread"
     fill: float = 0.7
+    cpu_limit: float = 0.9
+    capacity_per_cpu: float = PER_CPU
+    video_load: float = VIDEO_LOAD
     labels: t.Mapping[str, t.Sequence[str]] = dataclasses.field(default_factory=dict)
     exclusive: t.Sequence[str] = ()
     rules: t.Sequence[Rule] = ()
@@ -162,6 +168,9 @@ def _wrong(policy: Policy) -> list[Problem]:
 
     check(policy.strategy in STRATEGIES, "strategy", f"is {policy.strategy}", "Use spread or pack")
     check(0 < policy.fill <= 1, "fill", f"is {policy.fill:g}", "Give a share of a node's capacity, over 0 and up to 1")
+    check(0 <= policy.cpu_limit <= 1, "cpu_limit", f"is {policy.cpu_limit:g}", "Give a share of a CPU, 0 to 1")
+    check(0 < policy.capacity_per_cpu < float("inf"), "capacity_per_cpu", f"is {policy.capacity_per_cpu:g}", "Give a number over 0")
+    check(1 <= policy.video_load < float("inf"), "video_load", f"is {policy.video_load:g}", "Give 1 or more")
     for label in policy.exclusive:
         check(label in policy.labels, "exclusive", f"names {label}, which no host has", "Add it to livekit_placement.labels")
     known = {*policy.labels, ""}

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Nodes that may take new rooms, with what they carry and what they can carry. Pure.
 
-Load is in units of one participant without video. What a room costs and what a node can carry are functions that the caller gives;
-the ones here know no machine in particular.
+Load is in units of one participant without video. What a room costs and what a node can carry come from a Loads, or anything with its
+three methods; this one knows no machine in particular.
 
 Note that this module util is PRIVATE to the collection.
 """
@@ -19,10 +19,27 @@ if t.TYPE_CHECKING:
     from ..reports import Reports
     from .policy import Policy
 
-RoomLoad = t.Callable[[float, float], float]  # (participants, of these with video) -> load
-NodeLoad = t.Callable[["Node"], float]  # what a node carries, and what it can carry
 VIDEO_LOAD = 3.0  # what a participant with video costs, in participants without
 PER_CPU = 100.0  # load that one CPU carries; a default for want of a measured profile
+RoomLoad = t.Callable[[float, float], float]  # (participants, of these with video) -> load
+
+
+@dataclasses.dataclass(frozen=True)
+class Loads:
+    """What rooms cost and nodes carry. The CPU that nodes report is no part of it, as it lags behind; Policy.cpu_limit goes by that."""
+
+    video: float = VIDEO_LOAD
+    per_cpu: float = PER_CPU
+
+    def room(self, participants: float, video: float) -> float:
+        return participants + (self.video - 1) * video
+
+    def node(self, node: Node) -> float:
+        """What the node carries: each track beyond one per participant is taken for video."""
+        return self.room(node.num_clients, min(max(0, node.num_tracks_in - node.num_clients), node.num_clients))
+
+    def capacity(self, node: Node) -> float:
+        return max(1, node.num_cpus) * self.per_cpu
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,25 +53,10 @@ class Target:
     region: str = ""
     version: str = ""
     labels: frozenset[str] = frozenset()
+    cpu: float = 0.0  # 0 to 1, as it reports
 
 
-def room_load(participants: float, video: float) -> float:
-    """What a room costs its node."""
-    return participants + (VIDEO_LOAD - 1) * video
-
-
-def node_load(node: Node) -> float:
-    """What the node carries: its participants, each further track counted as video; or its CPU, if that says more."""
-    video = min(max(0, node.num_tracks_in - node.num_clients), node.num_clients)
-    return max(room_load(node.num_clients, video), node.cpu_load * node_capacity(node))
-
-
-def node_capacity(node: Node) -> float:
-    return max(1, node.num_cpus) * PER_CPU
-
-
-def targets(snapshot: Snapshot, reports: Reports, policy: Policy, leaving: t.Collection[str] = (), load: NodeLoad = node_load,
-            capacity: NodeLoad = node_capacity) -> list[Target]:
+def targets(snapshot: Snapshot, reports: Reports, policy: Policy, loads: Loads = Loads(), leaving: t.Collection[str] = ()) -> list[Target]:
     """Nodes that serve, by id. Where hosts report their slots these have to agree; a cluster without executors is judged by its registry."""
     found = []
     managed = any(report.slots for report in reports.hosts.values())
@@ -63,5 +65,6 @@ def targets(snapshot: Snapshot, reports: Reports, policy: Policy, leaving: t.Col
         if node.id in leaving or managed and (place is None or place.slot.label != "serving" or not place.report.fresh(snapshot.taken_at)):
             continue
         host = place.host if place else node.ip
-        found.append(Target(node.id, host, capacity(node), load(node), node.region, place.slot.version or "" if place else "", policy.labels_of(host)))
+        version = place.slot.version or "" if place else ""
+        found.append(Target(node.id, host, loads.capacity(node), loads.node(node), node.region, version, policy.labels_of(host), node.cpu_load))
     return found
