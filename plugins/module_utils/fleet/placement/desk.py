@@ -62,9 +62,9 @@ class Desk:
         for room, c in held.items():
             if not self.placer.knows(room) and (room in snapshot.room_node_map or snapshot.taken_at - c.at < CLAIM_SECONDS):
                 self.placer.note(c.wish(room), c.node_id, c.at)
-        found = targets(snapshot, reports, self.placer.policy, self.loads, leaving)
         homes = snapshot.room_node_map
-        sizes = self.registry.sizes([room for room in homes if room in self.placer.young])
+        sizes = self.registry.sizes(homes)
+        found = targets(snapshot, reports, self.placer.policy, sizes, self.loads, leaving)
         self._learnt |= set(self.placer.observe(found, homes, sizes, snapshot.taken_at))
         if keep and time.monotonic() - self._swept >= SWEEP:
             self._sweep(held)

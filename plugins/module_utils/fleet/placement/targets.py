@@ -10,6 +10,7 @@ Note that this module util is PRIVATE to the collection.
 """
 from __future__ import annotations
 
+import collections
 import dataclasses
 import typing as t
 
@@ -34,9 +35,12 @@ class Loads:
     def room(self, participants: float, video: float) -> float:
         return participants + (self.video - 1) * video
 
-    def node(self, node: Node) -> float:
-        """What the node carries: each track beyond one per participant is taken for video."""
-        return self.room(node.num_clients, min(max(0, node.num_tracks_in - node.num_clients), node.num_clients))
+    def node(self, node: Node, participants: int) -> float:
+        """What the node carries with so many participants in its rooms: each track beyond one per participant is taken for video.
+
+        The node's own num_clients is no measure: it also counts those whose signalling only passes through it (pkg/rtc/signalanddatastats.go).
+        """
+        return self.room(participants, min(max(0, node.num_tracks_in - participants), participants))
 
     def capacity(self, node: Node) -> float:
         return max(1, node.num_cpus) * self.per_cpu
@@ -56,9 +60,13 @@ class Target:
     cpu: float = 0.0  # 0 to 1, as it reports
 
 
-def targets(snapshot: Snapshot, reports: Reports, policy: Policy, loads: Loads = Loads(), leaving: t.Collection[str] = ()) -> list[Target]:
-    """Nodes that serve, by id. Where hosts report their slots these have to agree; a cluster without executors is judged by its registry."""
+def targets(snapshot: Snapshot, reports: Reports, policy: Policy, sizes: t.Mapping[str, int], loads: Loads = Loads(),
+            leaving: t.Collection[str] = ()) -> list[Target]:
+    """Nodes that serve, by id. sizes: {room: participants} of all rooms. Where hosts report their slots these have to agree; a cluster without executors is judged by its registry."""
     found = []
+    people = collections.Counter[str]()
+    for room, home in snapshot.room_node_map.items():
+        people[home] += sizes.get(room, 0)
     managed = any(report.slots for report in reports.hosts.values())
     for node in snapshot.serving():
         place = reports.place_of(node.id)
@@ -66,5 +74,5 @@ def targets(snapshot: Snapshot, reports: Reports, policy: Policy, loads: Loads =
             continue
         host = place.host if place else node.ip
         version = place.slot.version or "" if place else ""
-        found.append(Target(node.id, host, loads.capacity(node), loads.node(node), node.region, version, policy.labels_of(host), node.cpu_load))
+        found.append(Target(node.id, host, loads.capacity(node), loads.node(node, people[node.id]), node.region, version, policy.labels_of(host), node.cpu_load))
     return found

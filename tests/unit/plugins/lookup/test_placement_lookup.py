@@ -12,9 +12,11 @@ from test_token import template
 
 def test_nodes(tmp_path, redis_server):
     server = redis_server()
-    server.add_node("ND_a", num_clients=10, region="eu")
-    server.add_node("ND_b", num_clients=90, region="us")
+    server.add_node("ND_a", region="eu")
+    server.add_node("ND_b", region="us")
     server.add_room("there", "ND_b")
+    for n in range(90):
+        server.add_participant("there", f"p{n}")
     before = server.dump()
     redis = json.dumps({"address": server.address})
     where = f"redis={redis}"

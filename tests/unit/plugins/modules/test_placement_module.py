@@ -17,8 +17,11 @@ from ansible_collections.openrtc.livekit.plugins.modules import placement
 @pytest.fixture(name="server")
 def fixture_server(redis_server):
     server = redis_server()
-    for node_id, clients in (("ND_a", 10), ("ND_b", 90)):
-        server.add_node(node_id, ip=f"192.0.2.{clients}", num_clients=clients)
+    for node_id, people in (("ND_a", 10), ("ND_b", 90)):
+        server.add_node(node_id, ip=f"192.0.2.{people}", num_clients=50)  # that counts signalling for rooms elsewhere too
+        server.add_room(f"old-{people}", node_id)
+        for n in range(people):
+            server.add_participant(f"old-{people}", f"p{n}")
     server.add_room("there", "ND_b")
     return server
 
