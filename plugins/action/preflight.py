@@ -12,10 +12,12 @@ from ansible_collections.openrtc.livekit.plugins.filter.addresses import address
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import config, config_checks
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError, raise_for
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets import compose
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.placement.policy import Policy
 
 ARGUMENT_SPEC: dict[str, t.Any] = {
     "model": {"type": "dict", "required": True},
     "layout": {"type": "dict", "default": {}},
+    "placement": {"type": "dict", "default": {}},
     "hosts": {"type": "list", "elements": "str", "default": []},
     "balancers": {"type": "list", "elements": "str", "default": []},
     "claims": {"type": "list", "elements": "dict", "default": [], "options": {
@@ -39,6 +41,8 @@ class ActionModule(ActionBase):
             found = config_checks.problems(model, layout, hosts=hosts, claims=claims)
             image = args["model"].get("livekit_server_image")
             raise_for([*found, *(compose.Settings(image=str(image)).problems() if image else ())])
+            found += Policy.problems(config.plain(args["placement"]))
+            raise_for(found)
         except FleetError as exc:
             result.update(failed=True, **exc.as_result())
         return {**result, "changed": False, "hosts": hosts}

@@ -32,6 +32,10 @@ options:
     description: How the ports of a slot follow from its number.
     type: dict
     default: {}
+  placement:
+    description: How new rooms are placed, as C(livekit_placement).
+    type: dict
+    default: {}
   hosts:
     description: Inventory names of the media hosts. Their C(livekit_address) and C(livekit_node_ip) are compared.
     type: list

@@ -80,7 +80,7 @@ def make(shape: str, seed: int, hours: float = 4.0) -> list[Room]:
         starts = [half * HALF_HOUR + 60 + pick.gauss(0, sigma) for _n in range(max(1, round(pick.gauss(burst, burst / 10))))]
         starts += [half * HALF_HOUR + pick.random() * HALF_HOUR for _n in range(between)]
         for number, start in enumerate(starts):
-            rooms.append(_one(pick, max(0.0, start), f"{half}-{number}", big, named))
+            rooms.append(_one(pick, round(max(0.0, start), 2), f"{half}-{number}", big, named))
     return sorted(rooms)
 
 
@@ -98,7 +98,7 @@ def _one(pick: random.Random, start: float, number: str, big: float, named: bool
     if named and kind == "meeting" and pick.random() < 0.6:  # a team that meets again and again, nearly all of them each time
         team = pick.randrange(400)
         name, people = f"team-{_word(team)}-{number}", max(2, 3 + team % 8 + pick.choice((-1, 0, 0, 1)))
-    duration = pick.choice((25, 30, 45, 55, 60)) * 60 * pick.uniform(0.9, 1.1)
+    duration = round(pick.choice((25, 30, 45, 55, 60)) * 60 * pick.uniform(0.9, 1.1), 1)
     share = {"call": 0.9, "meeting": 0.7, "class": 0.5, "webinar": 0.05}[kind] * pick.uniform(0.6, 1.1)
     return Room(start, name, people, duration, float(pick.choice((60, 120, 240, 300))), round(min(1.0, share) * people))
 

@@ -7,6 +7,7 @@ Nodes report their load every two seconds, each at its own moment, as LiveKit do
 """
 from __future__ import annotations
 
+import abc
 import pathlib
 import random
 import sys
@@ -115,7 +116,7 @@ class World:
         self.change(to, load, people, 1)
 
 
-class Way:
+class Way(abc.ABC):
     """One way of placing."""
 
     name = ""
@@ -126,8 +127,9 @@ class Way:
     def look(self) -> None:
         """Called every STATS seconds."""
 
+    @abc.abstractmethod
     def place(self, room: Room) -> int:
-        raise NotImplementedError
+        """The number of the node that a new room goes to."""
 
     def extra(self) -> dict[str, t.Any]:
         return {}

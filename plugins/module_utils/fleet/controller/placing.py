@@ -45,7 +45,8 @@ CREATE_TIMEOUT = 5.0  # seconds for a node to create a room
 TRIES = 3  # nodes that are asked to take a room
 NAME_LIMIT = 256  # LiveKit's own max_room_name_length and max_participant_identity_length
 LIMIT = 1e6  # participants, seconds: anything beyond is a mistake
-STATUS = {"bad_request": 400, "unauthorized": 401, "forbidden": 403, "no_receiver": 503, "node_dead": 503, "frozen": 503, "not_created": 502, "not_answered": 504}
+STATUS = {"bad_request": 400, "unauthorized": 401, "forbidden": 403, "no_receiver": 503, "node_dead": 503, "frozen": 503, "not_created": 502,
+          "not_answered": 504}
 # What may be in a request: name -> (types, words)
 _TEXT, _NUMBER, _FLAG, _TEXTS = (str, "text"), ((int, float), "a number, 0 or more"), (bool, "true or false"), (list, "a list of texts")
 FIELDS: dict[str, tuple[t.Any, str]] = {
@@ -180,9 +181,9 @@ class Placing:
     def _answer(self, asked: t.Mapping[str, t.Any], key: str, settled: Settled, **more: t.Any) -> dict[str, t.Any]:
         choice = settled.choice
         place = (self.loop.look.reports or Reports([])).place_of(settled.node_id)
+        found = "it is there already" if settled.kind == "found" else "somebody is just placing it there"
         answer: dict[str, t.Any] = {"room": asked["room"], "node_id": settled.node_id, "host": place.host if place else "", "created": settled.kind == "new",
-                  "reason": choice.reason if choice else "it is there already" if settled.kind == "found" else "somebody is just placing it there",
-                  "url": self.settings.public_url, **more}
+                                    "reason": choice.reason if choice else found, "url": self.settings.public_url, **more}
         if choice:
             answer["expected"] = {"participants": round(choice.size.participants, 1), "video": round(choice.size.video, 1),
                                   "node_share": round(choice.share, 3)}

@@ -100,15 +100,26 @@ class Policy:
     @classmethod
     def from_mapping(cls, values: t.Mapping[str, t.Any]) -> Policy:
         """From livekit_placement. Raises FleetError with every problem in it."""
+        policy, found = cls._parse(values)
+        raise_for(found, "livekit_placement")
+        return policy
+
+    @classmethod
+    def problems(cls, values: t.Mapping[str, t.Any]) -> list[Problem]:
+        """What is wrong with livekit_placement."""
+        return cls._parse(values)[1]
+
+    @classmethod
+    def _parse(cls, values: t.Mapping[str, t.Any]) -> tuple[Policy, list[Problem]]:
         found: list[Problem] = []
         fields = _fields(cls, values, "livekit_placement", found)
         for name, kind in (("rules", Rule), ("reservations", Reservation)):
             rows = fields.get(name) or []
             fields[name] = [row for n, given in enumerate(rows) if (row := _row(kind, given, f"livekit_placement.{name}[{n}]", found))]
-        if not found:
-            found += _wrong(cls(**fields))
-        raise_for(found, "livekit_placement")
-        return cls(**fields)
+        if found:
+            return cls(), found
+        policy = cls(**fields)
+        return policy, _wrong(policy)
 
     def apply(self, wish: Wish) -> Wish:
         """The wish with what the rules say; a later rule goes before an earlier one, and what was asked for before both."""

@@ -62,7 +62,10 @@ class Target:
 
 def targets(snapshot: Snapshot, reports: Reports, policy: Policy, sizes: t.Mapping[str, int], loads: Loads = Loads(),
             leaving: t.Collection[str] = ()) -> list[Target]:
-    """Nodes that serve, by id. sizes: {room: participants} of all rooms. Where hosts report their slots these have to agree; a cluster without executors is judged by its registry."""
+    """Nodes that serve, by id. sizes: {room: participants} of all rooms.
+
+    Where hosts report their slots these have to agree; a cluster without executors is judged by its registry.
+    """
     found = []
     people = collections.Counter[str]()
     for room, home in snapshot.room_node_map.items():
@@ -74,5 +77,6 @@ def targets(snapshot: Snapshot, reports: Reports, policy: Policy, sizes: t.Mappi
             continue
         host = place.host if place else node.ip
         version = place.slot.version or "" if place else ""
-        found.append(Target(node.id, host, loads.capacity(node), loads.node(node, people[node.id]), node.region, version, policy.labels_of(host), node.cpu_load))
+        found.append(Target(node.id, host, loads.capacity(node), loads.node(node, people[node.id]), node.region, version, policy.labels_of(host),
+                            node.cpu_load))
     return found

@@ -69,7 +69,8 @@ def test_a_refusal_releases_the_claim(server, run_module, twirp):
 
 
 @pytest.mark.parametrize(("more", "words"), [
-    ({"policy": {"strategy": "x"}}, "strategy"), ({"rooms": [{"name": " "}]}, "name is empty"), ({"rooms": [{"name": "r", "participants": -2}]}, "participants is -2"),
+    ({"policy": {"strategy": "x"}}, "strategy"), ({"rooms": [{"name": " "}]}, "name is empty"),
+    ({"rooms": [{"name": "r", "participants": -2}]}, "participants is -2"),
     ({"create": True}, "url"), ({"rooms": [{"name": "r", "region": "mars", "required": True}]}, "region mars"),
 ])
 def test_bad_input_changes_nothing(server, run_module, more, words):
