@@ -140,8 +140,9 @@ class Placing:
 
     def _look(self) -> None:
         look = self.loop.look
-        if look.frozen or look.snapshot is None or look.reports is None:
-            raise refused("frozen", look.frozen or "nothing was read yet", "Nothing is decided on data that cannot be trusted; try again in some seconds")
+        why = look.frozen if self.loop.alive else "the controller's loop has not looked for ten seconds"
+        if why or look.snapshot is None or look.reports is None:
+            raise refused("frozen", why or "nothing was read yet", "Nothing is decided on data that cannot be trusted; try again in some seconds")
         if look.snapshot is not self._seen:
             self.desk.look(look.snapshot, look.reports, {*look.requests, *(r.node_id for r in look.records.values())},
                            keep=self.loop.leads and not self.settings.dry_run)
