@@ -4,7 +4,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How many callers sit on a node that carries more than it can, by the way rooms are placed.
 
-    tests/bench/placement.py [--rooms FILE.csv] [--nodes 20] [--utilisation 0.55] [--capacity LOAD] [--write DIR] [--real]
+    tests/bench/placement.py [--rooms FILE.csv] [--nodes 20] [--utilisation 0.55] [--capacity LOAD] [--write DIR] [--real lab|local]
 
 Hot is a participant-minute on a node whose load is above its capacity at that moment; the figure is their share of all participant-minutes.
 Load is participants, one with video counting as three (fleet/placement/targets.py). All nodes have the same capacity: by default the one at which
@@ -16,7 +16,8 @@ FILE has the columns t,room,participants,duration_s,ramp_s,video (placement_room
 with seeds 101 to 110 that nothing was tuned with, and the first shape with seeds 1 to 10 too. --write keeps them as files.
 
 "sizes told": requests to place a room say how many participants and how much video is expected, as a calendar knows. "sizes learnt": they give
-nothing but the name. Prints a table, writes build/bench/placement.json, ends with 1 if a goal is missed. --real is placement_real.py.
+nothing but the name. Prints a table, writes build/bench/placement.json, ends with 1 if a goal is missed. --real is placement_real.py, and goes to
+build/bench/placement_real.json.
 """
 from __future__ import annotations
 
@@ -101,7 +102,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--hours", type=float, default=3.0, help="of a made-up day")
     parser.add_argument("--write", type=pathlib.Path, help="write the made-up days to this directory, and end")
     parser.add_argument("--json", type=pathlib.Path, default=OUT / "placement.json")
-    parser.add_argument("--real", action="store_true", help="also 300 real rooms on six real nodes of a lab")
+    parser.add_argument("--real", choices=("lab", "local"), help="instead: 300 real rooms on six real nodes, of a lab or as processes on this machine")
     args = parser.parse_args()
     if args.nodes < 1 or not 0 < args.utilisation <= 1 or args.capacity < 0 or args.seeds < 1 or args.hours <= 0:
         parser.error("nodes, seeds and hours must be positive, utilisation between 0 and 1, capacity not negative")
@@ -122,6 +123,12 @@ def main() -> int:
             for seed, rooms in found:
                 placement_rooms.write(args.write / f"{title.split(',', maxsplit=1)[0]}-{seed}.csv", rooms)
         return 0
+    if args.real:
+        import placement_real  # pylint: disable=import-outside-toplevel
+        from common import save  # pylint: disable=import-outside-toplevel
+        real = placement_real.measure(args.real)
+        save("placement_real", real)
+        return 0 if real["met"] else 1
     begin = time.time()
     days: dict[str, list[dict[str, t.Any]]] = {}
     if args.rooms:
@@ -133,10 +140,6 @@ def main() -> int:
             show(title, days[title])
     met = verdict(days)
     result = {"days": days, "nodes": args.nodes, "seconds": time.time() - begin, "load": os.getloadavg()[0], "python": platform.python_version()}
-    if args.real:
-        import placement_real  # pylint: disable=import-outside-toplevel
-        result["real"] = placement_real.measure()
-        met &= result["real"]["met"]
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(result, indent=1) + "\n")
     print(f"raw figures: {args.json}")
