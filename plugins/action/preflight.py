@@ -40,7 +40,7 @@ class ActionModule(ActionBase):
             layout = config.layout_of({"livekit_layout": args["layout"]})
             found = config_checks.problems(model, layout, hosts=hosts, claims=claims)
             image = args["model"].get("livekit_server_image")
-            raise_for([*found, *(compose.Settings(image=str(image)).problems() if image else ())])
+            found += compose.Settings(image=str(image)).problems() if image else []
             found += Policy.problems(config.plain(args["placement"]))
             raise_for(found)
         except FleetError as exc:
