@@ -37,6 +37,7 @@ class Folder:
     address: str = ""
     compose_name: str = "docker-compose.yaml"
     service_name: str = ""
+    version: str = ""  # as an operator says, where nothing else does
 
     @property
     def services(self) -> dict[str, Mapping]:
@@ -64,14 +65,7 @@ class Server:
     container: str = ""  # its id, "" where none runs
 
 
-def wanted_files(folder: Folder) -> list[str]:
-    """Paths on the host of files that the configuration names: keys and certificates. To be read before adopt()."""
-    made = server(folder)
-    named = [paths.get(made.config, path, "") for path in ("key_file", "turn.cert_file", "turn.key_file")]
-    return sorted({_on_host(str(name), made.files) for name in named if name})
-
-
-def _on_host(path: str, files: t.Mapping[str, str]) -> str:
+def on_host(path: str, files: t.Mapping[str, str]) -> str:
     """Where a path in the container is on the host; itself where no mount holds it."""
     for target in sorted(files, key=len, reverse=True):
         if path == target or path.startswith(target.rstrip("/") + "/"):
@@ -96,7 +90,7 @@ def server(folder: Folder) -> Server:
         files = {mount["Destination"]: mount["Source"] for mount in running.get("Mounts") or [] if mount.get("Type") == "bind"}
     config = process.effective(_config(folder, files, arguments, env), arguments, env)
     image = str((running["Config"] if running else service).get("Image" if running else "image", ""))
-    return Server(config, _version(folder, image, running), image, files, running["Id"] if running else "")
+    return Server(config, _version(folder, image, running), image, files, running["Id"] if running and running["State"]["Status"] == "running" else "")
 
 
 def _config(folder: Folder, files: t.Mapping[str, str], arguments: t.Sequence[str], env: t.Mapping[str, str]) -> Mapping:
@@ -105,7 +99,7 @@ def _config(folder: Folder, files: t.Mapping[str, str], arguments: t.Sequence[st
     if body:
         raise FleetError("read the configuration of LiveKit", "LIVEKIT_CONFIG", "it stands in the compose file itself",
                          "Put it into a file of its own and start LiveKit with --config FILE", code="adopt_config")
-    path = _on_host(str(given.get("config", "")), files)
+    path = on_host(str(given.get("config", "")), files)
     config = folder.documents.get(path.removeprefix(f"{folder.path}/"))
     if config is None:
         raise FleetError("read the configuration of LiveKit", path or "option --config", "there is no such file, or it is no mapping",
@@ -116,7 +110,7 @@ def _config(folder: Folder, files: t.Mapping[str, str], arguments: t.Sequence[st
 def _version(folder: Folder, image: str, running: Mapping | None) -> str:
     told = folder.versions.get(running["Id"], "") if running else ""
     tag = image.rpartition(":")[2].removeprefix("v") if ":" in image.rpartition("/")[2] else ""
-    for found in (told, tag):
+    for found in (folder.version or told, tag):
         if VERSION.fullmatch(found):
             return found
     raise FleetError("tell the version of LiveKit", image or "image", "the tag names none, and no container runs that could be asked",
@@ -126,9 +120,9 @@ def _version(folder: Folder, image: str, running: Mapping | None) -> str:
 def adopt(folder: Folder, host: str) -> Found:
     """The inventory variables of the folder; host: its name in the inventory."""
     made = server(folder)
-    texts = {name: folder.texts[_on_host(name, made.files)] for name in
+    texts = {name: folder.texts[on_host(name, made.files)] for name in
              (str(paths.get(made.config, path, "")) for path in ("key_file", "turn.cert_file", "turn.key_file"))
-             if name and _on_host(name, made.files) in folder.texts}
+             if name and on_host(name, made.files) in folder.texts}
     found = Found({"livekit_target": "compose"})
     found.add(livekit_config.adopt(made.config, made.version, "livekit.yaml", texts))
     _image(folder, made, found)
