@@ -69,10 +69,7 @@ def adopt(config: t.Mapping[str, t.Any], version: str, where: str = "livekit.yam
 def _cleaned(config: dict[str, t.Any], version: str, where: str, found: Found) -> dict[str, t.Any]:
     """A copy without nulls and without what this release does not know; Go takes whole numbers for durations, in nanoseconds."""
     left = t.cast("dict[str, t.Any]", _without_nulls(copy.deepcopy(config)))
-    for path, value in paths.flat(left).items():
-        key = schema.KEYS.get(path)
-        if key and key.type == "duration" and isinstance(value, int) and not isinstance(value, bool):
-            paths.put(left, path, f"{value}ns")
+    _spell_durations(left)
     wrong: list[Problem] = []
     for problem in config_keys.unknown_keys(left, version):
         if problem.code in GONE:
@@ -82,6 +79,13 @@ def _cleaned(config: dict[str, t.Any], version: str, where: str, found: Found) -
             wrong.append(problem)
     raise_for(wrong, on=where)
     return left
+
+
+def _spell_durations(left: dict[str, t.Any]) -> None:
+    for path, value in paths.flat(left).items():
+        key = schema.KEYS.get(path)
+        if key and key.type == "duration" and isinstance(value, int) and not isinstance(value, bool):
+            paths.put(left, path, f"{value}ns")
 
 
 def _without_nulls(value: t.Any) -> t.Any:
@@ -235,6 +239,7 @@ def differences(config: t.Mapping[str, t.Any], rendered: t.Mapping[str, t.Any], 
 def _comparable(config: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """Flat, with every setting under the one name that means it, and without what says nothing."""
     left = t.cast("dict[str, t.Any]", _without_nulls(copy.deepcopy(plain(config))))
+    _spell_durations(left)
     if level := paths.pop(left, "log_level"):
         paths.put(left, "logging.level", level)
     redis = paths.pop(left, "redis", {})
