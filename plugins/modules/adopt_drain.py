@@ -9,8 +9,8 @@ module: adopt_drain
 short_description: Drain the LiveKit container of a former deployment
 version_added: 0.1.0
 description:
-  - The last step of a take-over. The former node gets exactly one SIGTERM, takes no new rooms, and its container ends with its last call. That is no C(docker stop),
-    which would end the calls after ten seconds.
+  - The last step of a take-over. The former node gets exactly one SIGTERM, takes no new rooms, and its container ends with its last call. That is no
+    C(docker stop), which would end the calls after ten seconds.
   - Before that, its service is put into a profile in the compose file, so that nothing starts it again, and its restart policy is taken.
   - It refuses as long as no other node of the same registry serves. Run again, it sends no second signal, as that would end every call on the node.
 author: openrtc.livekit contributors (@openrtc)
@@ -170,8 +170,8 @@ class Drain:
             if node is None or node.draining:
                 return
             time.sleep(0.2)
-        raise FleetError("drain the former node", node_id, "it was told to end and the registry still has it as serving", "Look at its log; tell it nothing more",
-                         code="adopt_registry")
+        raise FleetError("drain the former node", node_id, "it was told to end and the registry still has it as serving",
+                         "Look at its log; tell it nothing more", code="adopt_registry")
 
 
 def main() -> None:

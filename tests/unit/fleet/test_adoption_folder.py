@@ -15,6 +15,8 @@ from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.adoption imp
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.adoption.found import report
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
 
+TURN_SERVER = {"host": "t.example.net", "port": 443, "protocol": "tls", "username": "u", "credential": "example-turn-credential"}
+
 
 def changed(text, **values):
     """The configuration with dotted keys set (a__b), or taken out with None."""
@@ -75,9 +77,8 @@ def test_what_the_operator_had_set_wins_over_the_collections_defaults():
 
 
 @pytest.mark.parametrize("key, value", [
-    ("audio__active_level", 40), ("room__enabled_codecs", [{"mime": "audio/opus"}]), ("rtc__turn_servers", [{"host": "t.example.net", "port": 443,
-     "protocol": "tls", "username": "u", "credential": "example"}]), ("limit__num_tracks", 400), ("rtc__interfaces__includes", ["eth0"]),
-    ("region", "eu"), ("log_level", "debug"), ("logging__level", "warn"), ("prometheus_port", 6789), ("prometheus__port", 6789),
+    ("audio__active_level", 40), ("room__enabled_codecs", [{"mime": "audio/opus"}]), ("rtc__turn_servers", [TURN_SERVER]),
+    ("limit__num_tracks", 400), ("rtc__interfaces__includes", ["eth0"]), ("region", "eu"), ("log_level", "debug"), ("logging__level", "warn"), ("prometheus_port", 6789), ("prometheus__port", 6789),
     ("rtc__udp_port", "7882-7892"), ("psrpc__timeout", 3000000000), ("turn__relay_range_start", 20000), ("rtc__use_external_ip", False),
     ("redis__username", "calls"), ("ingress__rtmp_base_url", "rtmp://calls.example.net/x"),
 ])
@@ -103,8 +104,7 @@ def test_slots_get_ports_beside_everything_that_is_in_use():
 
 
 def test_no_secret_is_in_the_report_or_in_a_file_that_everybody_may_read():
-    found = reader.adopt(folder(changed(LIVEKIT, redis__password="example-redis-password", rtc__turn_servers=[
-        {"host": "t.example.net", "port": 443, "protocol": "tls", "username": "u", "credential": "example-turn-credential"}])), "calls1")
+    found = reader.adopt(folder(changed(LIVEKIT, redis__password="example-redis-password", rtc__turn_servers=[TURN_SERVER])), "calls1")
     files = inventory.files(found, "calls1", {"ansible_host": "192.0.2.10"}, "a folder")
     shown = "\n".join([*report(found.rows), *(f.content for f in files if not f.secret)])
     hidden = [f for f in files if f.secret]

@@ -19,6 +19,7 @@ from . import caddy, compose_file, livekit_config, paths, ports, process
 from .found import Found
 
 Mapping = t.Dict[str, t.Any]
+INGRESS_PORTS = {"rtmp_port": 1935, "whip_port": 8080, "http_relay_port": 9090}
 PROJECT_LABEL, SERVICE_LABEL = "com.docker.compose.project.working_dir", "com.docker.compose.service"
 
 
@@ -155,10 +156,12 @@ def _image(folder: Folder, made: Server, found: Found) -> None:
 
 def _service_claims(folder: Folder) -> list[ports.Claim]:
     """Ports of the folder's other services that may not listen at the moment."""
-    claims = [("tcp", 443, 443, "Caddy"), ("tcp", 80, 80, "Caddy"), ("tcp", 2019, 2019, "Caddy")] if "caddy.yaml" in folder.documents else []
-    for key, default in (("rtmp_port", 1935), ("whip_port", 8080), ("http_relay_port", 9090)):
-        if "ingress.yaml" in folder.documents:
-            claims.append(("tcp", *[int(folder.documents["ingress.yaml"].get(key) or default)] * 2, "ingress"))
+    claims: list[ports.Claim] = []
+    if "caddy.yaml" in folder.documents:
+        claims += [("tcp", port, port, "Caddy") for port in (80, 443, 2019)]
+    if "ingress.yaml" in folder.documents:
+        given = (int(folder.documents["ingress.yaml"].get(key) or default) for key, default in INGRESS_PORTS.items())
+        claims += [("tcp", port, port, "ingress") for port in given]
     return [claim for claim in claims if claim[1] > 0]
 
 
@@ -190,6 +193,7 @@ def _edge(folder: Folder, made: Server, taken: list[ports.Claim], found: Found) 
 
 def turn_frontend(port: int) -> str:
     """Text for haproxy.cfg: TURN whose TLS something before HAProxy has ended. A template: ports follow from livekit_layout."""
+    follows = "track livekit_degraded/{{ host }}-s{{ ports.slot }}"
     return f"""\
 frontend livekit_adopted_turn
     mode tcp
@@ -204,7 +208,7 @@ backend livekit_adopted_turn
     timeout server 24h
 {{% for host, address in livekit_haproxy_servers | openrtc.livekit.addresses(hostvars) | dictsort %}}
 {{% for ports in livekit_layout | openrtc.livekit.slot_ports(count=livekit_slots) %}}
-    server {{{{ host }}}}-s{{{{ ports.slot }}}} {{{{ address }}}}:{{{{ ports.turn_tls }}}} no-check no-agent-check track livekit_degraded/{{{{ host }}}}-s{{{{ ports.slot }}}}
+    server {{{{ host }}}}-s{{{{ ports.slot }}}} {{{{ address }}}}:{{{{ ports.turn_tls }}}} no-check no-agent-check {follows}
 {{% endfor %}}
 {{% endfor %}}
 """

@@ -12,14 +12,14 @@ import typing as t
 
 from .. import table
 
-MAPPED, CHOSEN, DROPPED, TODO = "mapped", "chosen", "no place", "to do"
+MAPPED, CHOSEN, DROPPED, BY_HAND = "mapped", "chosen", "no place", "to do"
 SECRET_WORDS = ("password", "secret", "credential", "keys", "private_key", "certificate", "token")
 WIDTH = 60  # of a shown value
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One setting. source: file or object and key; what: MAPPED, CHOSEN (differs for a reason), DROPPED or TODO; to: the variable;
+    """One setting. source: file or object and key; what: MAPPED, CHOSEN (differs for a reason), DROPPED or BY_HAND; to: the variable;
     note: why, and what to do. value is fit to be shown."""
 
     source: str
@@ -51,7 +51,7 @@ class Found:
         self.rows.append(Row(source, show(source, value), DROPPED, "", note))
 
     def todo(self, source: str, value: t.Any, note: str) -> None:
-        self.rows.append(Row(source, show(source, value), TODO, "", note))
+        self.rows.append(Row(source, show(source, value), BY_HAND, "", note))
 
     def add(self, other: Found) -> None:
         self.variables.update(other.variables)
@@ -83,7 +83,7 @@ def show(name: str, value: t.Any) -> str:
 
 def ordered(rows: t.Iterable[Row]) -> list[Row]:
     """What needs a hand first, then what has no place, what was chosen, what maps."""
-    return sorted(rows, key=lambda row: (TODO, DROPPED, CHOSEN, MAPPED).index(row.what))
+    return sorted(rows, key=lambda row: (BY_HAND, DROPPED, CHOSEN, MAPPED).index(row.what))
 
 
 def report(rows: t.Iterable[Row]) -> list[str]:

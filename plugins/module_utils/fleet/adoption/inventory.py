@@ -20,6 +20,7 @@ SECRET_LEAVES = ("password", "sentinel_password", "secret", "credential", "priva
 NAMES = ("kubernetes_tls_secret",)  # of a Secret, which is none
 CONNECTION = ("ansible_host", "ansible_port", "ansible_user", "ansible_connection", "ansible_python_interpreter", "livekit_address")
 GROUPS = {"compose": ("livekit_balancer", "livekit_server"), "kubernetes": ("livekit_server",)}
+MADE = "{{ lookup('ansible.builtin.password', inventory_dir ~ '/.secrets/stats', chars=['ascii_letters', 'digits'], length=32) }}"
 _BRACES = re.compile(r'(^|: |- )("(?:[^"\\]|\\.)*(?:\{\{|\{%|\{#)(?:[^"\\]|\\.)*")$', re.M)
 _REFERENCE = re.compile(rf'"\{{\{{ {VAULT}\w+ \}}\}}"')
 
@@ -92,10 +93,9 @@ def files(found: Found, host: str, connection: t.Mapping[str, t.Any], origin: st
     groups = {name: {"hosts": {host: None}} for name in GROUPS[target]}
     hosts = to_yaml({"all": {"children": groups, "hosts": {host: mine}}}).replace(": null\n", ":\n")
     head = f"---\n# Adopted from {origin}.\n"
-    passwords = "".join(f'{name}: "{{{{ lookup(\'ansible.builtin.password\', inventory_dir ~ \'/.secrets/{file}\', chars=[\'ascii_letters\', \'digits\'], '
-                        'length=32) }}"\n' for name, file in (("livekit_haproxy_stats_password", "stats"),))
-    note = ("# livekit_keys and the variables livekit_vault_* are in vault.yml beside this file. Passwords of the collection's own are made on first use and kept in\n"
-            "# .secrets beside this inventory. Commit the first one encrypted only, the second never.\n")
+    passwords = f'livekit_haproxy_stats_password: "{MADE}"\n'
+    note = ("# livekit_keys and the variables livekit_vault_* are in vault.yml beside this file: commit it encrypted only.\n"
+            "# Passwords of the collection's own are made on first use and kept in .secrets beside this inventory: never commit it.\n")
     vault = "---\n# Secrets. Encrypt this file before it is stored anywhere: ansible-vault encrypt vault.yml\n"
     return [File("hosts.yml", head + hosts), File("group_vars/all/main.yml", head + note + yaml(open_ones) + passwords),
             File("group_vars/all/vault.yml", vault + yaml(secrets), secret=True), File("ADOPTED.md", markdown(found.rows, origin)),

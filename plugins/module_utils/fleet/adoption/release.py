@@ -255,8 +255,8 @@ def _way_in(release: Release, found: Found) -> None:
     if kind in CLOUDS:
         wanted["cloud"] = CLOUDS[kind]
     found.variables["livekit_kubernetes_signalling"] = wanted
-    found.chosen("loadBalancer.type", kind, "livekit_kubernetes_signalling", "a Service of its own beside the former one: point the public name at it during the "
-                 "take-over" + ("; what you put before the former Service has to lead there" if kind == "disable" else ""))
+    found.chosen("loadBalancer.type", kind, "livekit_kubernetes_signalling", "a Service of its own beside the former one: point the public name at it during "
+                 "the take-over" + ("; what you put before the former Service has to lead there" if kind == "disable" else ""))
     if annotations:
         found.dropped("loadBalancer.annotations", annotations, "they are an Ingress's; for the Service write livekit_kubernetes_signalling.annotations")
     if hosts:

@@ -233,4 +233,3 @@ def test_files_that_the_configuration_names_are_read_through_the_mounts(tmp_path
                  "Mounts": [{"Type": "bind", "Source": str(tmp_path), "Destination": "/k"}]}
     assert reading.named_files({}, [container]) == {str(tmp_path / "keys.yaml"): "APIa: x\n"}
     assert reading.named_files({"livekit.yaml": "key_file: /k/keys.yaml\n"}, [{**container, "Args": []}])
-
