@@ -118,7 +118,7 @@ class Drain:
         self.path = os.path.join(params["folder"], params["compose_file"])
         self.container = reading.of_service(self.api, params["folder"], params["service"])
 
-    def former(self) -> former.Former:
+    def look(self) -> former.Former:
         c = self.container
         if c is None:
             return former.Former("", False, 0.0, False)
@@ -189,7 +189,7 @@ def main() -> None:
     )
     try:
         drain = Drain(module.params)
-        now, snapshot = drain.former(), drain.registry.snapshot()
+        now, snapshot = drain.look(), drain.registry.snapshot()
         steps = former.steps(now, snapshot, module.params["addresses"])
         before, after = drain.retire(module.check_mode)
         if steps.changed and not module.check_mode:

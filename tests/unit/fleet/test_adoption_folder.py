@@ -78,7 +78,8 @@ def test_what_the_operator_had_set_wins_over_the_collections_defaults():
 
 @pytest.mark.parametrize("key, value", [
     ("audio__active_level", 40), ("room__enabled_codecs", [{"mime": "audio/opus"}]), ("rtc__turn_servers", [TURN_SERVER]),
-    ("limit__num_tracks", 400), ("rtc__interfaces__includes", ["eth0"]), ("region", "eu"), ("log_level", "debug"), ("logging__level", "warn"), ("prometheus_port", 6789), ("prometheus__port", 6789),
+    ("limit__num_tracks", 400), ("rtc__interfaces__includes", ["eth0"]), ("region", "eu"), ("log_level", "debug"),
+    ("logging__level", "warn"), ("prometheus_port", 6789), ("prometheus__port", 6789),
     ("rtc__udp_port", "7882-7892"), ("psrpc__timeout", 3000000000), ("turn__relay_range_start", 20000), ("rtc__use_external_ip", False),
     ("redis__username", "calls"), ("ingress__rtmp_base_url", "rtmp://calls.example.net/x"),
 ])
