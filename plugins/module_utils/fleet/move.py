@@ -140,9 +140,9 @@ class Mover:
         """Move single rooms away from nodes that live on. rooms: {room: node id, or None for the emptiest}. With `guard` it stays until the
         old copies have closed and can no longer erase the rooms; without, somebody has to call resume() during that time."""
         begin, first = time.monotonic(), len(self.journal.entries)
-        snapshot, reports = self.registry.snapshot(), Reports.read(self.registry)
+        snapshot, reports, dummy, latency = self._read()
         targets = self.targets(rooms, snapshot, reports)
-        why = slow(self._latency())
+        why = slow(latency)
         if why:
             raise FleetError("move rooms", ", ".join(rooms), why, "See why Redis is slow (redis-cli --latency), then run again", code="redis_slow")
         self._check_balancers(reports, snapshot.taken_at)
@@ -200,21 +200,21 @@ class Mover:
     # -- looking ------------------------------------------------------------------------------------------------
 
     def look(self, node_id: str) -> View:
-        snapshot, reports = self.registry.snapshot(), Reports.read(self.registry)
-        record = self.store.records().get(node_id)
-        view = View(snapshot, reports, None, self.registry.sizes(snapshot.rooms_of(node_id)), limits=self.limits, latency=self._latency())
+        snapshot, reports, records, latency = self._read()
+        record = records.get(node_id)
+        view = View(snapshot, reports, None, self.registry.sizes(snapshot.rooms_of(node_id)), limits=self.limits, latency=latency)
         if record is None:
             return view
         record, back = self._returned(record)
         return dataclasses.replace(view, record=record, back=back)
 
-    def _latency(self) -> float:
-        """Seconds Redis takes to answer, the better of two tries: once may be this machine."""
-        times = [time.monotonic()]
-        for dummy in range(2):
-            self.registry.ask("see how fast Redis answers", ("PING",))
-            times.append(time.monotonic())
-        return min(b - a for a, b in zip(times, times[1:]))
+    def _read(self) -> tuple[Snapshot, Reports, dict[str, Record], float]:
+        """Registry, reports, moves in progress, and the seconds Redis took to answer, the best of the three: once may be this machine."""
+        begin = time.monotonic()
+        snapshot, first = self.registry.snapshot(), time.monotonic()
+        reports, second = Reports.read(self.registry), time.monotonic()
+        records, third = self.store.records(), time.monotonic()
+        return snapshot, reports, records, min(first - begin, second - first, third - second)
 
     def _returned(self, record: Record) -> tuple[Record, frozenset[str]]:
         """Rooms whose people all have a new session or are gone. The record keeps in which of them somebody was: only those live on.

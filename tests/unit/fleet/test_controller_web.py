@@ -20,7 +20,7 @@ import pytest
 from controller_sample import KEYS, PASSWORD, cluster, registry, settings
 
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import eta
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.controller import webhook
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.controller import lease, webhook
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.controller.lease import Lease
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.controller.loop import Loop
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.controller.metrics import Metrics
@@ -65,8 +65,10 @@ class Site:
 
 
 @pytest.fixture
-def site(redis_server: t.Callable[..., t.Any], serve: t.Callable[..., str]) -> t.Iterator[t.Callable[..., Site]]:
+def site(redis_server: t.Callable[..., t.Any], serve: t.Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> t.Iterator[t.Callable[..., Site]]:
     made: list[Site] = []
+
+    monkeypatch.setattr(lease, "YOUNG", 0.0)  # the sample's other controller is no reason to wait
 
     def build(**more: t.Any) -> Site:
         server = redis_server()

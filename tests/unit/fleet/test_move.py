@@ -11,7 +11,7 @@ import time
 
 import fleet_model
 import pytest
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import journal, move
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import journal, move, move_plan
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.lock import PREFIX
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.move_plan import Moved, Record
@@ -570,7 +570,7 @@ def test_what_cannot_be_moved(cluster):
 # --- what is kept
 
 def test_no_room_is_moved_while_redis_is_slow(cluster, monkeypatch):
-    monkeypatch.setattr(move.Mover, "_latency", lambda self: 3.0)
+    monkeypatch.setattr(move_plan, "SLOW", 0.0)
     mover, before = cluster.mover(), cluster.homes()
     with mover.lock:
         assert code(mover.move_rooms, {"r1": "ND_b"}) == "redis_slow"
