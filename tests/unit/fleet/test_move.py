@@ -467,7 +467,7 @@ def test_a_node_that_dies_while_it_is_evacuated_is_recovered(cluster, monkeypatc
     monkeypatch.setattr(move, "FREEZE_SECONDS", 0.3)
     mover = cluster.mover()
     mover.lock.acquire()
-    Kill(mover, 60)
+    Kill(mover, 30)
     with pytest.raises(fleet_model.Killed):
         mover.evacuate("ND_a")
     cluster.silent.add("sfu1")
