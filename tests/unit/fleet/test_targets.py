@@ -34,9 +34,11 @@ CASES = {
 }
 
 
-def of_host(variables, slot):
+def of_host(variables, slot, target="native"):
     """Native and Compose: the files of a slot on a host, in its directory there."""
-    wanted = Desired({"model": {**variables, "livekit_address": "10.0.0.1"}, "config_dir": "/etc/livekit/slots", "peers": []}, LAYOUT)
+    wanted = Desired({"model": {**variables, "livekit_address": "10.0.0.1"}, "config_dir": "/etc/livekit/slots", "peers": [], "target": target,
+                      "compose": {"image": "livekit/livekit-server:v1.13.5"} if target == "compose" else {}}, LAYOUT)
+    assert bool(wanted.container) == (target == "compose")
     return wanted.files(slot), f"/etc/livekit/slots/{slot}"
 
 
@@ -52,14 +54,14 @@ def test_every_target_gives_livekit_the_same_configuration(case, slot):
     """But for paths, and the address that a pod learns from NODE_IP."""
     variables = {**VARIABLES, **CASES[case]}
     found = []
-    for target in (of_host, of_kubernetes):
-        files, directory = target(variables, slot)
+    for files, directory in (of_host(variables, slot), of_host(variables, slot, "compose"), of_kubernetes(variables, slot)):
         text = files["config.yaml"].replace(f"{directory}/", "")
         config_ = yaml.safe_load(text)
         config_["rtc"].pop("node_ip", None)
         kept = {name: files[name] for name in files if name in ("keys.yaml", "turn.crt", "turn.key")}
         found.append((config_, kept))
-    assert found[0] == found[1]
+    native, containers, pods = found
+    assert native == containers == pods
 
 
 # --- init -------------------------------------------------------------------------------------------------------------
