@@ -36,7 +36,7 @@ import typing as t
 
 import images
 import mirror
-from common import LabError, cache_dir, locked, run, say
+from common import LabError, cache_dir, locked, say
 
 KEPT_FOR = 7 * 24 * 3600  # seconds an archive stays after it was last needed
 HERE = pathlib.Path(__file__).resolve().parent

@@ -155,8 +155,9 @@ def labels(**more):
     return {"app.kubernetes.io/instance": "calls", "app.kubernetes.io/name": "livekit-server", **more}
 
 
-def release_objects(values=VALUES, config=None, **deployment):
+def release_objects(values=None, config=None, **deployment):
     """What the API has of a release: the same LiveKit configuration as in the values unless another is given."""
+    values = VALUES if values is None else values
     chart = {"port": 7880, "log_level": "info", "rtc": {"tcp_port": 7881, "port_range_start": 50000, "port_range_end": 60000, "use_external_ip": True}}
     made = {**chart, **copy.deepcopy(values["livekit"]), "rtc": {**chart["rtc"], **values["livekit"].get("rtc", {})}}
     pod = {"hostNetwork": True, "nodeSelector": {"media": "yes"}, "containers": [{

@@ -72,7 +72,8 @@ class SlotHost:
                  opt_dir: str = "/opt/livekit", address: str = "127.0.0.1", group: str = "livekit", runtime: Runtime | None = None) -> None:
         self.run, self.layout, self.address, self.group = run, layout, address, group
         self.config_dir, self.state_dir = config_dir, state_dir
-        self.runtime: Runtime = runtime or Systemd(lambda command: self.run(command), config_dir, opt_dir)
+        # run may be replaced later, so it is looked up at each call
+        self.runtime: Runtime = runtime or Systemd(lambda command: self.run(command), config_dir, opt_dir)  # pylint: disable=unnecessary-lambda
 
     # -- reading -------------------------------------------------------------------------------------------------
 

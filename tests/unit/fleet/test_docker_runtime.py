@@ -74,7 +74,7 @@ def test_a_drain_is_one_signal_and_is_seen_at_once(host, docker, tmp_path):
     assert host.drain(1) and not host.drain(1)
     assert docker.done == [("update", "livekit-slot-1", "no"), ("kill", "livekit-slot-1", "SIGTERM")]
     assert states(host)[0] == (1, "deactivating", False)
-    assert until(lambda: (tmp_path / "log").exists()) and (tmp_path / "log").read_text() == "told\n"
+    assert until((tmp_path / "log").exists) and (tmp_path / "log").read_text() == "told\n"
 
 
 def test_a_drain_by_hand_is_seen_and_a_second_signal_does_not_reach_the_node(host, docker, tmp_path):

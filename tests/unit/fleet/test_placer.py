@@ -197,7 +197,8 @@ RULES = {
 }
 
 
-def world(policy: t.Mapping[str, t.Any] = RULES) -> Placer:
+def world(policy: t.Mapping[str, t.Any] | None = None) -> Placer:
+    policy = RULES if policy is None else policy
     made = Policy.from_mapping(dict(policy))
     hosts = {"a": ("host-a", "eu", "1"), "b": ("host-b", "us", "1"), "c": ("big1", "us", "1"), "d": ("new1", "us", "2")}
     return placer(*[node(n, host=h, region=r, version=v, labels=made.labels_of(h)) for n, (h, r, v) in hosts.items()], policy=policy)

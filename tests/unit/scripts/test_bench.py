@@ -20,6 +20,8 @@ BENCH = pathlib.Path(__file__).resolve().parents[3] / "tests" / "bench"
 
 @pytest.fixture(name="bench", scope="module")
 def fixture_bench() -> t.Iterator[t.Callable[[str], t.Any]]:
+    for name in ("common", "callers", "report"):  # lab/ has modules of these names too, and other tests use them
+        sys.modules.pop(name, None)
     before, known = list(sys.path), set(sys.modules)
     sys.path.insert(0, str(BENCH))
 

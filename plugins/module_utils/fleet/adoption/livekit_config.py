@@ -40,7 +40,7 @@ NO_PLACE = {
 GONE = ("unknown_key", "key_removed", "key_too_new")  # what livekit-server reads over, or is told by a flag to read over
 
 
-def adopt(config: t.Mapping[str, t.Any], version: str, where: str = "livekit.yaml", texts: Texts = {}) -> Found:
+def adopt(config: t.Mapping[str, t.Any], version: str, where: str = "livekit.yaml", texts: Texts | None = None) -> Found:
     """Variables of a configuration; where: what its rows call it; texts: the files that it names, as far as they could be read.
 
     FleetError for values that LiveKit does not take, as no running node can have them.
@@ -51,10 +51,10 @@ def adopt(config: t.Mapping[str, t.Any], version: str, where: str = "livekit.yam
         value = paths.pop(left, path)
         if value not in (None, False, "", 0):
             found.dropped(f"{where}: {path}", value, note)
-    _keys(left, where, texts, found)
+    _keys(left, where, texts or {}, found)
     _simple(left, where, found)
     _addresses(left, where, found)
-    _turn(left, where, texts, found)
+    _turn(left, where, texts or {}, found)
     _section(left, "webhook", where, found)
     _redis(left, where, found)
     for path in PORTS:

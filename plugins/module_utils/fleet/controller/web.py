@@ -158,7 +158,8 @@ class Web:
         return web.Response(text="ok\n")
 
     async def place_room(self, request: t.Any) -> t.Any:
-        assert self.placing is not None
+        if self.placing is None:  # there is no such route then
+            raise web.HTTPNotFound
         try:
             key = admit(request.headers.get("Authorization", ""), self.settings.keys)
             try:

@@ -216,7 +216,7 @@ def test_api_asks_again_when_a_kept_connection_has_ended(cluster):
     api = Api(f"http://127.0.0.1:{cluster.server_port}")
     api.ask("GET", "/version")
     api.connection.sock.close()
-    api.connection.sock = types.SimpleNamespace(sendall=lambda data: (_ for _ in ()).throw(BrokenPipeError()), close=lambda: None)
+    api.connection.sock = types.SimpleNamespace(sendall=lambda data: (x for x in ()).throw(BrokenPipeError()), close=lambda: None)
     assert api.ask("GET", "/version")["minor"] == "34"
 
 

@@ -13,7 +13,6 @@ Note that this module util is PRIVATE to the collection.
 """
 from __future__ import annotations
 
-import typing as t
 import urllib.parse
 
 from ... import config

@@ -24,11 +24,11 @@ FOREVER = 7 * 86400  # seconds, where a drain has no deadline; a pod's grace has
 
 
 def _group(**values: t.Any) -> t.Any:
-    return dataclasses.field(default_factory=lambda: dict(values))
+    return dataclasses.field(default_factory=lambda: dict(values))  # pylint: disable=invalid-field-call
 
 
 def _list() -> t.Any:
-    return dataclasses.field(default_factory=list)
+    return dataclasses.field(default_factory=list)  # pylint: disable=invalid-field-call
 
 
 @dataclasses.dataclass(frozen=True)
