@@ -17,17 +17,19 @@ import typing as t
 SERVER = "/livekit-server"  # in the official image
 PROCESS = "livekit-server"  # as the kernel calls it
 
-# `trap ''` comes first in leave(): what arrives after it is lost, and what arrived before it finds `told` already looked at.
+# `trap ''` comes before the look at `told`: what arrives after it is lost, and what arrived before it has told. Not before the node is there:
+# it would be born deaf to SIGTERM.
 INIT = """\
 # Passes on the first signal as one SIGTERM and swallows all others; ends as the node ends.
 node= asked= told=
 tell() {
-    [ -n "$node" ] && [ -z "$told" ] || return 0
+    [ -n "$node" ] || return 0
+    trap '' TERM INT QUIT HUP
+    [ -z "$told" ] || return 0
     told=yes
     kill -TERM "$node"
 }
 leave() {
-    trap '' TERM INT QUIT HUP
     asked=yes
     tell
 }
