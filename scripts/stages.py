@@ -21,6 +21,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LOGS = os.path.join(ROOT, "build", "test")
+LAST_LINES = 12  # of a failed stage, shown again above the sum: the end of the output may be all that is kept of a run
 QUIET_SECONDS = 60  # a stage silent for this long gets a line that says that it still runs
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -100,6 +101,10 @@ def main(stages: list[str]) -> int:
         os.unlink(os.path.join(LOGS, "summary"))
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     rows = [(name, *run(name)) for name in stages]
+    for name, verdict, dummy, dummy in rows[:-1]:  # the last one's end is still to be seen
+        if verdict != "passed":
+            with open(os.path.join(LOGS, f"{name}.log"), encoding="utf-8", errors="replace") as log:
+                print(f"\n=== {name} ended with:\n" + "".join(log.readlines()[-LAST_LINES:]), flush=True)
     print(f"\n{'stage':12} {'passed':>7} {'failed':>7} {'skipped':>8} {'seconds':>8}  verdict")
     for name, verdict, result, seconds in rows:
         log = "" if verdict == "passed" else f"; output: build/test/{name}.log"
