@@ -23,11 +23,11 @@ from .move_store import MoveStore
 from .orders import Order, Orders
 from .placement import Limits, receivers, spread
 from .reports import Place, Reports
+from .splits import Split, Splits
 
 if t.TYPE_CHECKING:
     from .lock import Lock
     from .registry import Registry, Snapshot
-    from .splits import Split
 
 POLL = 0.1  # seconds between two looks
 AGENT_CACHE = 0.25  # seconds for which an agent check may tell what was before: CACHE of agent_check.py, and a little
@@ -65,10 +65,10 @@ class Mover:
         """Drain the node, move all of its rooms, fence it, remove its traces. Returns when it is gone."""
         begin, first, calm = time.monotonic(), len(self.journal.entries), time.monotonic()
         moved: dict[str, str] = {}
-        last, tried = "", {"freeze", "wait"}
+        last, tried, splits = "", {"freeze", "wait"}, Splits()
         while True:
             try:
-                view, step = self._one_step(node_id, reason, last)
+                view, step = self._one_step(node_id, reason, last, splits)
             except FleetError as exc:
                 if exc.failure["code"] not in AWAY or time.monotonic() - calm > FREEZE_SECONDS:
                     raise
@@ -89,15 +89,27 @@ class Mover:
             time.sleep(POLL)
         return Outcome("evacuate", node_id, moved, self.journal.entries[first:], round(time.monotonic() - begin, 2))
 
-    def _one_step(self, node_id: str, reason: str, last: str) -> tuple[View, Step]:
+    def _one_step(self, node_id: str, reason: str, last: str, splits: Splits) -> tuple[View, Step]:
         self.lock.renew()
-        view = self.look(node_id)
+        view = self._adopt(node_id, self.look(node_id), splits, reason)
         step = next_step(node_id, view)
         if view.record:
             self._restore(view.record, view.record.rooms)
         if step.kind not in ("gone", "settle", "wait", "freeze") or step.kind not in ("gone", last):
             self._do(node_id, view, step, reason)
         return view, step
+
+    def _adopt(self, node_id: str, view: View, splits: Splits, reason: str) -> View:
+        """Rooms of the node that LiveKit has placed anew (Redis was away, say) are part of the move from then on: their callers connect anew, and the node
+        is fenced before it erases them. Left alone it would end 22 s after its last caller and do that."""
+        records = {node_id: view.record} if view.record else {}
+        strays = {room: (s.new, s.new) for room, s in splits.look(view.snapshot, records).items() if s.old == node_id}
+        place = view.reports.place_of(node_id)
+        if not strays or place is None or place.slot.running:
+            return view
+        self._remap(view.record or self._record(node_id, "evacuate", view.reports, reason), strays)
+        self.journal.note("adopt", "LiveKit placed these rooms anew", node=node_id, rooms={room: to for room, (to, dummy) in strays.items()})
+        return self.look(node_id)
 
     def drain(self, node_id: str, reason: str = "") -> None:
         """Only the first step: the node takes no new rooms and ends by itself once it is empty. The last serving node stays."""
@@ -156,10 +168,12 @@ class Mover:
         return Outcome("rooms", "", {room: m.to for room, m in record.rooms.items()}, self.journal.entries[first:], round(time.monotonic() - begin, 2))
 
     def rejoin(self, splits: t.Mapping[str, Split]) -> None:
-        """Everybody in these rooms connects anew: who is on the old node gets to the new one, for the others it is nothing (no media is lost)."""
-        answers = self._cut_signalling(sorted(splits), Reports.read(self.registry))
-        self.journal.note("rejoin", "LiveKit placed these rooms anew while callers were in them", rooms={room: [s.old, s.new] for room, s in splits.items()},
-                          answers=_told(answers))
+        """Everybody in these rooms connects anew: who is on the old node gets to the new one, for the others it is nothing (no media is lost). The old
+        copies may still erase the rooms when they close: somebody has to call resume() during that time."""
+        reports = Reports.read(self.registry)
+        record = self._record(f"rooms-{uuid.uuid4().hex[:8]}", "rooms", reports, "placed anew by LiveKit")
+        self._cut(self._remap(record, {room: (s.new, s.new) for room, s in splits.items()}), reports)
+        self.journal.note("rejoin", "LiveKit placed these rooms anew while callers were in them", rooms={room: [s.old, s.new] for room, s in splits.items()})
 
     def resume(self) -> list[Outcome]:
         """Finish what killed runs have left: one pass, returns what it did. Call it again until records() is empty.

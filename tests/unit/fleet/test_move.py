@@ -11,9 +11,10 @@ import time
 
 import fleet_model
 import pytest
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import journal, move, move_plan
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import journal, move, move_plan, splits
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.lock import PREFIX
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.move import Mover
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.move_plan import Moved, Record
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.move_store import DEAD, MOVES, SAVED
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.placement import Limits
@@ -578,12 +579,42 @@ def test_no_room_is_moved_while_redis_is_slow(cluster, monkeypatch):
 
 
 def test_callers_of_a_split_room_connect_anew(cluster):
-    """Nobody is lost by it, in that room or another."""
+    """Nobody is lost by it, in that room or another; and when the old copy closes at last, the room stays."""
+    cluster.client.hset("room_node_map", "r1", "ND_b")
     mover = cluster.mover()
     with mover.lock:
         mover.rejoin({"r1": Split("ND_a", "ND_b", 0.0)})
+        cluster.settle()
+        while mover.store.records():
+            mover.resume()
+            mover.lock.renew()
+            time.sleep(0.05)
     assert [(what, args["rooms"]) for _host, what, args, _result in cluster.orders] == [("cut", ["r1"])]
-    assert [e["kind"] for e in mover.journal.entries] == ["rejoin"] and mover.journal.entries[0]["rooms"] == {"r1": ["ND_a", "ND_b"]}
+    told = [e for e in mover.journal.entries if e["kind"] == "rejoin"]
+    assert [e["rooms"] for e in told] == [{"r1": ["ND_a", "ND_b"]}]
+    assert "r1" not in cluster.nodes["ND_a"].rooms, "the old copy has closed"
+    assert cluster.homes()["r1"] == "ND_b" and cluster.rooms()["r1"] == "about r1"
+    assert {c.node for c in cluster.callers if c.room == "r1"} == {"ND_b"}
+
+
+def test_rooms_that_livekit_placed_anew_belong_to_the_move(cluster, monkeypatch):
+    """After a failover of Redis, say. The drained node would end after its last caller has left, and erase them where they live now."""
+    monkeypatch.setattr(splits, "SETTLE", 0.1)
+    order = Mover._order
+
+    def drain(self, place, what, node_id):
+        order(self, place, what, node_id)
+        if what == "drain":
+            for room in ROOMS:
+                cluster.client.hset("room_node_map", room, "ND_b")
+
+    monkeypatch.setattr(Mover, "_order", drain)
+    mover = cluster.mover()
+    with mover.lock:
+        outcome = mover.evacuate("ND_a")
+    cluster.assert_evacuated("ND_a", ROOMS)
+    assert "adopt" in kinds(outcome) and set(cluster.homes()[room] for room in ROOMS) == {"ND_b"}
+    assert cluster.nodes["ND_a"].kills == 1 and outcome.moved == dict.fromkeys(ROOMS, "ND_b")
 
 
 def test_a_record_survives_the_round_trip():
