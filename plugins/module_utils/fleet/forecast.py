@@ -1,0 +1,213 @@
+# Copyright: openrtc.livekit contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Forecast of demand, with honest intervals, and what the scaler makes of it: an Outlook.
+
+Three models run side by side: without a season, with a daily and with a weekly one. A seasonal model is believed only while its errors one
+hour ahead have been smaller than those of "the same time last week" (or day), and only if it would not have cost more than the plain one.
+A forecast may raise what is kept ready; it never lowers it below what is needed now.
+
+Note that this module util is PRIVATE to the collection.
+"""
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import typing as t
+
+from .forecast_model import Model
+from .headroom import Headroom
+from .series import DAY, LONGEST_GAP, WEEK, Series
+
+AHEAD = 60  # minutes; the horizon at which a forecast has to prove itself
+EARLY = 4  # minutes that a rise may come earlier than it should
+SURE = 2.0  # times the usual error that the last minutes are trusted less than they say
+HALF_LIFE = 3 * DAY  # of the backtest
+PROOF = DAY // 2  # minutes of backtest before a forecast is believed
+BAND_EVERY, BAND_KEEP = 5, 14 * DAY // 5  # minutes between two errors that intervals are made from, and how many
+DEARER = 0.25  # nodes that a seasonal model may keep ready more than the plain one
+SEASONS = {"level": 0, "day": DAY, "week": WEEK}
+
+
+class Band(t.NamedTuple):
+    """A forecast: the middle, and the limits between which demand stays with the given probability."""
+
+    minutes: int
+    low: float
+    middle: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Outlook:
+    """What is expected, in units of demand. Everything a policy needs to know of past and future."""
+
+    at: float  # seconds, of the minute last seen
+    lead: int  # minutes until a node that is ordered now serves
+    level: float  # what is surely there by then, by the last minutes alone
+    margin: float  # to keep free beyond it
+    expected: float | None = None  # most that is forecast for the minutes when such a node starts to serve; None: refused
+    keep: float = 0.0  # most that will be needed until a node that is given back now has gone, margin included
+    model: str = "level"
+    why: str = "there is no history yet"
+
+
+class Backtest:
+    """Running sums of absolute errors, newer ones weighing more: of a model, of its naive rival, and of the demand."""
+
+    def __init__(self) -> None:
+        self.model = self.naive = self.demand = 0.0
+        self.count = 0
+
+    def add(self, error: float, naive: float, value: float) -> None:
+        fade = 0.5 ** (1 / HALF_LIFE)
+        self.model, self.naive, self.demand = (fade * self.model + abs(error), fade * self.naive + abs(naive), fade * self.demand + value)
+        self.count += 1
+
+    @property
+    def beaten(self) -> bool:
+        """Whether the model did better than the naive forecast, over long enough."""
+        return self.count >= PROOF and self.model < self.naive
+
+    def __str__(self) -> str:
+        total = max(self.demand, 1e-9)
+        return f"errs by {self.model / total:.1%} an hour ahead, the same time before by {self.naive / total:.1%}"
+
+
+class _Runner:
+    """A model with its backtest, its headroom and the errors that intervals are made from."""
+
+    def __init__(self, name: str, series: Series, lead: int, unit: float, goal: float, floor: float) -> None:
+        self.name, self.series, self.lead = name, series, lead
+        self.model = Model(series, SEASONS[name], sorted({lead, 5, 15, 30, AHEAD}), unit)
+        self.headroom = Headroom(unit, goal, floor)
+        self.backtest = Backtest()
+        self.base = self.margin = 0.0  # of the last plan
+        self.saved = 0.0  # demand that its plans would have kept ready less than the plain ones, a mean in which newer ones weigh more
+        self.unit = unit
+        self._hourly: dict[int, float] = {}
+        self._bands: dict[int, collections.deque[float]] = {h: collections.deque(maxlen=BAND_KEEP) for h in self.model.horizons}
+        self._sorted: dict[int, list[float]] = {}
+        self._pending: collections.deque[tuple[int, dict[int, float]]] = collections.deque()
+
+    def observe(self, row: int) -> None:
+        value, known = self.series.values[row], self.series.known[row]
+        self.model.observe()
+        self.headroom.observe(row, value, known)
+        season = self.model.season or WEEK
+        forecast = self._hourly.pop(row, None)
+        if forecast is not None and known and row >= season:
+            self.backtest.add(value - forecast, value - self.series.values[row - season], value)
+        self._judge(row)
+        if self.model.ready:
+            self._hourly[row + AHEAD] = self.model.ahead(AHEAD)
+
+    def plan(self, row: int, level: float) -> None:
+        """Decide on base and margin for the minute from which a node ordered now serves."""
+        self.base = level
+        if self.model.season:
+            rise = max(self.model.ahead(self.lead + early) for early in range(EARLY + 1))
+            self.base = max(rise, level - self.headroom.usual(level, SURE))
+        self.margin = self.headroom.plan(row + self.lead, self.base)
+
+    def _judge(self, row: int) -> None:
+        """Note the errors of the forecasts made some time ago; make new ones."""
+        if row % BAND_EVERY or not self.model.ready:
+            return
+        made = {h: self.model.ahead(h) for h in self.model.horizons}
+        self._pending.append((row, made))
+        while self._pending and self._pending[0][0] <= row - AHEAD:
+            origin, forecasts = self._pending.popleft()
+            for h, forecast in forecasts.items():
+                if self.series.known[origin + h]:
+                    self._bands[h].append((self.series.values[origin + h] - forecast) / math.sqrt(forecast + self.unit))
+        if row % AHEAD == 0:
+            self._sorted = {h: sorted(found) for h, found in self._bands.items()}
+
+    def band(self, minutes: int, share: float) -> Band:
+        middle = self.model.ahead(minutes)
+        horizon = min(self.model.horizons, key=lambda h: (h < minutes, abs(h - minutes)))
+        errors = self._sorted.get(horizon) or [-2.0, 2.0]
+        root = math.sqrt(middle + self.unit)
+        low, high = (errors[min(len(errors) - 1, int(p * len(errors)))] * root for p in ((1 - share) / 2, (1 + share) / 2))
+        return Band(minutes, max(0.0, middle + low), middle, max(0.0, middle + high))
+
+
+class Forecaster:
+    """Learns from one value of demand a minute. boot: seconds until an ordered node serves; retire: seconds until one given back is gone;
+    unit: demand that one node carries; goal: share of the demand that may find no place; floor: demand that the smallest size carries.
+
+    It keeps all it was told: make a new one from the last weeks when `old`.
+    """
+
+    def __init__(self, boot: float, retire: float, unit: float, goal: float = 1e-5, floor: float = 0.0) -> None:
+        self.unit, self._options = unit, (unit, goal, floor)
+        self.lead = max(1, math.ceil(boot / 60))
+        self.retire = max(0, math.ceil(retire / 60))
+        self._begin()
+
+    def _begin(self) -> None:
+        self.series = Series()
+        self._plain = _Runner("level", self.series, self.lead, *self._options)
+        self._seasonal = {name: _Runner(name, self.series, self.lead, *self._options) for name in ("week", "day")}
+        self.chosen, self.why = self._plain, Outlook.why
+
+    @property
+    def old(self) -> bool:
+        return len(self.series) > 10 * WEEK
+
+    def observe(self, at: float, value: float) -> None:
+        """Take the demand of a minute: the largest seen in it, once it is over. Late and impossible values are ignored."""
+        if self.series.silence(at) > LONGEST_GAP:
+            self._begin()
+        rows = self.series.add(at, value)
+        for row in rows:
+            for runner in (self._plain, *self._seasonal.values()):
+                runner.observe(row)
+        if rows:
+            self._plan(rows[-1])
+
+    def _plan(self, row: int) -> None:
+        level = self._plain.model.ahead(self.lead)
+        self._plain.plan(row, level)
+        for runner in self._seasonal.values():
+            if runner.model.ready:
+                runner.plan(row, level)
+                runner.saved += (self._plain.base + self._plain.margin - runner.base - runner.margin - runner.saved) / DAY
+        if row % 60 == 0:
+            self._choose()
+
+    def _choose(self) -> None:
+        """The first seasonal model that has proven itself, or the plain one."""
+        refused = []
+        for runner in self._seasonal.values():
+            if not runner.model.ready:
+                refused.append(f"{runner.name}: not enough history")
+            elif not runner.backtest.beaten:
+                refused.append(f"{runner.name}: {runner.backtest}")
+            elif runner.saved < -DEARER * self.unit:
+                refused.append(f"{runner.name}: would keep {-runner.saved:.1f} more ready than the plain model, for the same goal")
+            else:
+                self.chosen, self.why = runner, f"{runner.name}: {runner.backtest}"
+                if runner.name == "week":
+                    self._seasonal.pop("day", None)
+                return
+        self.chosen, self.why = self._plain, "; ".join(refused)
+
+    def outlook(self) -> Outlook:
+        """What is expected from the last minute taken on."""
+        if not len(self.series):
+            return Outlook(0.0, self.lead, 0.0, 0.0)
+        plain, chosen = self._plain, self.chosen
+        top = max(chosen.model.ahead(h) for h in range(self.lead, self.lead + self.retire + 1, 2))
+        keep = top + chosen.headroom.usual(top, chosen.headroom.factor)
+        at = (self.series.first + len(self.series) - 1) * 60.0
+        if chosen is plain:
+            return Outlook(at, self.lead, plain.base, plain.margin, None, keep, "level", self.why)
+        sure = plain.base - chosen.headroom.usual(plain.base, SURE)
+        return Outlook(at, self.lead, sure, chosen.margin, chosen.base, keep, chosen.name, self.why)
+
+    def forecast(self, minutes: t.Iterable[int], share: float = 0.8) -> list[Band]:
+        """Bands for so many minutes ahead (at most a day), by the model in use; demand is within with probability `share`."""
+        return [self.chosen.band(m, share) for m in minutes]
