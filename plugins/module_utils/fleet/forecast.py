@@ -17,12 +17,13 @@ import math
 import typing as t
 
 from .forecast_model import Model
-from .headroom import Headroom
+from .headroom import PAD, Headroom
 from .series import DAY, LONGEST_GAP, WEEK, Series
 
 AHEAD = 60  # minutes; the horizon at which a forecast has to prove itself
 EARLY = 4  # minutes that a rise may come earlier than it should
 SURE = 2.0  # times the usual error that the last minutes are trusted less than they say
+RUSH = 6.0  # times the usual error that demand must be about to rise or fall to be a rush
 HALF_LIFE = 3 * DAY  # of the backtest
 PROOF = DAY // 2  # minutes of backtest before a forecast is believed
 BAND_EVERY, BAND_KEEP = 5, 14 * DAY // 5  # minutes between two errors that intervals are made from, and how many
@@ -105,11 +106,16 @@ class _Runner:
 
     def plan(self, row: int, level: float) -> None:
         """Decide on base and margin for the minute from which a node ordered now serves."""
-        self.base = level
-        if self.model.season:
-            rise = max(self.model.ahead(self.lead + early) for early in range(EARLY + 1))
-            self.base = max(rise, level - self.headroom.usual(level, SURE))
-        self.margin = self.headroom.plan(row + self.lead, self.base)
+        if not self.model.season:
+            self.base, most, rush = level, math.inf, False
+        else:
+            ahead = [self.model.ahead(self.lead + early) for early in range(PAD + 1)]
+            # The plain model follows a trend, and would shoot over the top of a rush that the seasonal one knows: so the last minutes as they are.
+            here = self.series.mean(row - 1, row)
+            most = max(ahead)
+            self.base = max(*ahead[:EARLY + 1], here - self.headroom.usual(here, SURE))
+            rush = max(most - here, here - min(ahead)) > self.headroom.usual(here, RUSH)
+        self.margin = self.headroom.plan(row + self.lead, self.base, most, rush)
 
     def _judge(self, row: int) -> None:
         """Note the errors of the forecasts made some time ago; make new ones."""
@@ -123,12 +129,14 @@ class _Runner:
                 if self.series.known[origin + h]:
                     self._bands[h].append((self.series.values[origin + h] - forecast) / math.sqrt(forecast + self.unit))
         if row % AHEAD == 0:
-            self._sorted = {h: sorted(found) for h, found in self._bands.items()}
+            self._sorted = {}
 
     def band(self, minutes: int, share: float) -> Band:
         middle = self.model.ahead(minutes)
         horizon = min(self.model.horizons, key=lambda h: (h < minutes, abs(h - minutes)))
-        errors = self._sorted.get(horizon) or [-2.0, 2.0]
+        if horizon not in self._sorted:
+            self._sorted[horizon] = sorted(self._bands[horizon]) or [-2.0, 2.0]
+        errors = self._sorted[horizon]
         root = math.sqrt(middle + self.unit)
         low, high = (errors[min(len(errors) - 1, int(p * len(errors)))] * root for p in ((1 - share) / 2, (1 + share) / 2))
         return Band(minutes, max(0.0, middle + low), middle, max(0.0, middle + high))
@@ -201,11 +209,12 @@ class Forecaster:
             return Outlook(0.0, self.lead, 0.0, 0.0)
         plain, chosen = self._plain, self.chosen
         top = max(chosen.model.ahead(h) for h in range(self.lead, self.lead + self.retire + 1, 2))
-        keep = top + chosen.headroom.usual(top, chosen.headroom.factor)
+        keep = top + chosen.headroom.known(top)
         at = (self.series.first + len(self.series) - 1) * 60.0
         if chosen is plain:
             return Outlook(at, self.lead, plain.base, plain.margin, None, keep, "level", self.why)
-        sure = plain.base - chosen.headroom.usual(plain.base, SURE)
+        here = self.series.mean(len(self.series) - 2, len(self.series) - 1)
+        sure = max(0.0, here - chosen.headroom.usual(here, SURE))
         return Outlook(at, self.lead, sure, chosen.margin, chosen.base, keep, chosen.name, self.why)
 
     def forecast(self, minutes: t.Iterable[int], share: float = 0.8) -> list[Band]:

@@ -3,9 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One way to forecast demand: what was there at this time in earlier weeks (or days), put right by how much more or less there is now.
 
-How far a surplus of the last minutes will last is not assumed but learned: a regression per horizon weighs the deviation of the last 2, 15 and
-120 minutes. Their differences are the slope, so level and slope are corrected by one formula. With season 0 there is no profile, and the same
-formula follows level and trend alone.
+How far a surplus of the last minutes will last is not assumed but learned: a regression per horizon weighs the surplus of the last 2 and 15
+minutes, as it is, and that of the last two hours, in proportion to what is usual then. (In proportion for all three, a rush that comes a minute
+early would look like twice the demand for hours.) The differences between them are the slope, so level and slope are corrected by one formula.
+With season 0 there is no profile, and the same formula follows level and trend alone.
 
 Note that this module util is PRIVATE to the collection.
 """
@@ -16,7 +17,7 @@ import typing as t
 
 from .series import Series
 
-WINDOWS = (2, 15, 120)  # minutes over which the deviation is averaged
+SHORT, MEDIUM, LONG = 2, 15, 120  # minutes over which the surplus is averaged
 CYCLES = 4  # earlier weeks (or days) in the profile
 FADE = 0.7  # weight of a week against the one after it
 SMOOTH = 2  # minutes to either side that go into one point of the profile
@@ -69,10 +70,10 @@ class Model:
 
     def __init__(self, series: Series, season: int, horizons: t.Sequence[int], unit: float) -> None:
         self.series, self.season, self.horizons, self.unit = series, season, tuple(horizons), unit
-        self._sums = [0.0]  # of the deviations, relative to what is usual
-        self._features: list[tuple[float, ...]] = []
+        self._surplus = [0.0]  # running sums of the surplus, and of what was usual
+        self._usual = [0.0]
+        self._features: list[tuple[float, float, float]] = []  # surplus over SHORT and MEDIUM, and over LONG as a share of what was usual
         self._regressions = [Regression((0.5, 0.25, 0.25) if season else (1.0, 0.0, 0.0)) for _horizon in horizons]
-        self._shares: list[float] = [0.0] * len(self.horizons)  # the deviation expected at each horizon, seen from the last row
 
     @property
     def taken(self) -> int:
@@ -82,7 +83,7 @@ class Model:
     @property
     def ready(self) -> bool:
         """Whether there is a whole cycle, and a little to learn from."""
-        return len(self._features) > (self.season + 2 * WINDOWS[-1] if self.season else 0)
+        return len(self._features) > (self.season + 2 * LONG if self.season else 0)
 
     def profile(self, row: int) -> float:
         """What earlier cycles had at this time; the row may lie ahead, by less than a cycle."""
@@ -98,29 +99,44 @@ class Model:
 
     def observe(self) -> None:
         """Take the row of the series that follows the last one taken."""
-        row = len(self._features)
+        row, known = len(self._features), self.series.known
         usual = self.profile(row)
-        deviation = (self.series.values[row] - usual) / (usual + self.unit) if row >= self.season else 0.0
-        self._sums.append(self._sums[-1] + deviation)
-        features = tuple((self._sums[-1] - self._sums[max(0, row + 1 - w)]) / min(w, row + 1) for w in WINDOWS)
-        self._features.append(features)
-        if self.season == 0 or row >= self.season:
-            # The scatter of a count grows with its mean, so a relative deviation tells the more the larger the mean is.
-            weight = (usual + self.unit) / self.unit if self.season else 1.0 / (1.0 + abs(features[-1]))
-            for horizon, regression in zip(self.horizons, self._regressions):
-                if row % TEACH_EVERY == 0 and row >= horizon and self.series.known[row] and self.series.known[row - horizon]:
-                    regression.add(self._features[row - horizon], deviation, weight)
-                if row % SOLVE_EVERY == 0:
-                    regression.solve()
-        self._shares = [sum(w * f for w, f in zip(r.weights, features)) for r in self._regressions]
+        surplus = self.series.values[row] - usual if row >= self.season else 0.0
+        self._surplus.append(self._surplus[-1] + surplus)
+        self._usual.append(self._usual[-1] + usual)
+        self._features.append((self._recent(self._surplus, SHORT), self._recent(self._surplus, MEDIUM), self._share()))
+        if row < self.season:
+            return
+        # The scatter of a count grows with the root of its mean.
+        weight = self.unit / ((usual if self.season else self._features[-1][1]) + self.unit)
+        for horizon, regression in zip(self.horizons, self._regressions):
+            if row % TEACH_EVERY == 0 and row >= horizon and known[row] and known[row - horizon]:
+                regression.add(self._scaled(self._features[row - horizon], usual), surplus, weight)
+            if row % SOLVE_EVERY == 0:
+                regression.solve()
+
+    def _recent(self, sums: t.Sequence[float], minutes: int) -> float:
+        minutes = min(minutes, len(sums) - 1)
+        return (sums[-1] - sums[-1 - minutes]) / minutes
+
+    def _share(self) -> float:
+        return self._recent(self._surplus, LONG) / ((self._recent(self._usual, LONG) + self.unit) if self.season else 1.0)
+
+    def _scaled(self, features: tuple[float, float, float], usual: float) -> tuple[float, float, float]:
+        return (features[0], features[1], features[2] * (usual + self.unit)) if self.season else features
 
     def ahead(self, minutes: int) -> float:
         """The forecast so many minutes after the last row taken."""
+        usual = self.profile(len(self._features) - 1 + minutes)
+        features = self._scaled(self._features[-1], usual)
         index = bisect.bisect_left(self.horizons, minutes)
         if index == 0 or index == len(self.horizons):
-            share = self._shares[min(index, len(self.horizons) - 1)]
-        else:
-            near, far = self.horizons[index - 1], self.horizons[index]
-            share = self._shares[index - 1] + (self._shares[index] - self._shares[index - 1]) * (minutes - near) / (far - near)
-        usual = self.profile(len(self._features) - 1 + minutes)
-        return max(0.0, usual + (usual + self.unit) * share)
+            return max(0.0, usual + self._at(min(index, len(self.horizons) - 1), features))
+        near, far = self._at(index - 1, features), self._at(index, features)
+        share = (minutes - self.horizons[index - 1]) / (self.horizons[index] - self.horizons[index - 1])
+        return max(0.0, usual + near + (far - near) * share)
+
+    def _at(self, index: int, features: t.Sequence[float]) -> float:
+        """The surplus expected at one of the horizons."""
+        a, b, c = self._regressions[index].weights
+        return a * features[0] + b * features[1] + c * features[2]

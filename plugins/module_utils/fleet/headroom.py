@@ -4,10 +4,13 @@
 """How much to keep free beyond what is expected: learned from how wrong the expectation was, so that no more than an agreed share of
 the demand finds no place.
 
-    margin = factor x scatter + memory
+    margin = factor x scatter + what the time brings (trust x memory, at most what may come a few minutes early or stay a few late)
 
-scatter: what the errors usually are, growing with the root of the demand as counts do. memory: how far demand went beyond that at this time of
-earlier weeks, or in the last minutes. factor: the smallest that would have kept the overflow of the past within the goal.
+scatter: what the errors usually are, growing with the root of the demand as counts do. memory: how far errors went beyond that at this time of
+earlier weeks (or in the last minutes), so that the hour of a weekly rush has a margin of its own and the rest of the week need not pay for it.
+factor and trust: the smallest that would have kept the overflow of the past within the goal, one learned where there was no memory, the other
+where there was. The factor is learned for each size of demand (1, 2-3, 4-7 ... nodes) and once for rushes, as a busy hour is uncertain in other ways than a calm
+night, and the begin of a lesson in other ways than its middle.
 
 Note that this module util is PRIVATE to the collection.
 """
@@ -25,12 +28,17 @@ CYCLES = 4  # weeks that the memory reaches back
 USUAL = 2.5  # errors up to so many times the scatter are noise, not a memory
 RECENT = 0.7  # share of an error of the last minutes that may come again at once
 RECORD = 3 * WEEK  # minutes of errors that the factor is learned from
-TUNE_EVERY = 240  # minutes
+TUNE_EVERY = 720  # minutes
 FACTOR = 4.0  # before anything is known
 LEAST_FACTOR, MOST_FACTOR = 1.5, 40.0
+LEAST_TRUST, MOST_TRUST = 0.8, 3.0
+SMALL = 2.0  # times the scatter that a memory must reach to count as a rush
 SPREAD = 0.11  # before anything is known: half of what independent counts scatter, with 20 to a node
 LEAST_SPREAD = 0.03
+RUSH = 7  # the class of rushes; those below it are sizes
 ENOUGH = 500  # errors before scatter and factor are taken from them
+SOME = 120  # errors of a kind before it has a factor of its own
+CAREFUL = 3.0  # the least factor of a kind with less than a day of errors
 SAFETY = 0.8  # share of the goal that the past may have used up
 
 
@@ -40,6 +48,8 @@ class Plan(t.NamedTuple):
     expected: float
     root: float  # what scatter grows with
     memory: float
+    room: float  # most that the memory may add
+    kind: int  # which factor counts
     informed: bool  # there was an earlier week to remember
 
 
@@ -48,18 +58,28 @@ class Headroom:
 
     def __init__(self, unit: float, goal: float, floor: float = 0.0, cycle: int = WEEK) -> None:
         self.unit, self.goal, self.floor, self.cycle = unit, goal, floor, cycle
-        self.factor, self.spread = FACTOR, SPREAD
+        self.factors, self.spread, self.trust = [FACTOR] * (RUSH + 1), SPREAD, 1.0
         self._memory: list[float] = []  # largest error of each block
         self._begin = self._row = -1  # the first and the last row whose error is known
         self._plans: dict[int, Plan] = {}
         self._record: collections.deque[tuple[float, float, Plan]] = collections.deque(maxlen=RECORD)  # (error, demand, plan)
 
-    def plan(self, row: int, expected: float) -> float:
-        """The margin for that row, which is still to come. Remembers the plan until observe() tells what became of it."""
+    def plan(self, row: int, expected: float, most: float = math.inf, rush: bool = False) -> float:
+        """The margin for that row, which is still to come. most: what is expected of the minutes around it, at most; a rush at another minute
+        is not larger than that. rush: demand is about to change by much. Remembers the plan until observe() tells what became of it."""
         root = math.sqrt(self.unit * (max(0.0, expected) + self.unit))
         memory, informed = self._remember(row, root)
-        self._plans[row] = Plan(expected, root, memory, informed)
-        return self.factor * self.spread * root + memory
+        room = max(0.0, most - expected)
+        kind = RUSH if rush else self._size(expected)
+        self._plans[row] = Plan(expected, root, memory, room, kind, informed)
+        return self.factors[kind] * self.spread * root + min(room, self.trust * memory)
+
+    def _size(self, expected: float) -> int:
+        return min(RUSH - 1, int(expected / self.unit).bit_length())
+
+    def known(self, expected: float) -> float:
+        """The margin at that demand, without what a certain time may remember."""
+        return self.usual(expected, self.factors[self._size(expected)])
 
     def usual(self, expected: float, times: float = 1.0) -> float:
         """So many times the usual error at that demand."""
@@ -87,7 +107,8 @@ class Headroom:
         error = value - plan.expected if known else 0.0
         while len(self._memory) <= row // BLOCK:
             self._memory.append(0.0)
-        self._memory[row // BLOCK] = max(self._memory[row // BLOCK], error)
+        # A rush that came too late today may come too early next week, so the sign does not matter.
+        self._memory[row // BLOCK] = max(self._memory[row // BLOCK], abs(error))
         self._begin, self._row = row if self._begin < 0 else self._begin, row
         if known:
             self._record.append((error, value, plan))
@@ -100,22 +121,39 @@ class Headroom:
         informed = sum(plan.informed for _error, _value, plan in self._record)
         # The first week knows no memory; once there is a day that does, only such days tell how well the two work together.
         rows = [row for row in self._record if row[2].informed] if informed >= DAY else list(self._record)
-        allowed = SAFETY * self.goal * sum(value for _error, value, _plan in rows)
-        late = [(error - plan.memory, self.spread * plan.root) for error, value, plan in rows
-                if value > self.floor and error - plan.memory > LEAST_FACTOR * self.spread * plan.root]
-        low, high = LEAST_FACTOR, MOST_FACTOR
-        if self._overflow(late, low) <= allowed:
-            high = low
-        while high - low > 0.01:
-            middle = (low + high) / 2
-            low, high = (middle, high) if self._overflow(late, middle) > allowed else (low, middle)
-        self.factor = high
+        allowed = SAFETY * self.goal / 2  # per unit of demand; one half for either kind
+        late = [(error, self.spread * plan.root, plan) for error, value, plan in rows
+                if value > self.floor and error > LEAST_FACTOR * self.spread * plan.root]
+        counts, sums = [0] * len(self.factors), [0.0] * len(self.factors)
+        for _error, value, plan in rows:
+            counts[plan.kind] += 1
+            sums[plan.kind] += value
+        calm = [(error, min(plan.memory, plan.room), scatter, math.inf, plan.kind) for error, scatter, plan in late
+                if min(plan.memory, plan.room) < SMALL * scatter]
+        together = _least([row[:4] for row in calm if row[4] != RUSH], allowed * sum(sums[:RUSH]), LEAST_FACTOR, MOST_FACTOR, self.unit)
+        self.factors = [
+            _least([row[:4] for row in calm if row[4] == which], allowed * sums[which], LEAST_FACTOR if counts[which] >= DAY else CAREFUL, MOST_FACTOR,
+                   self.unit) if counts[which] >= SOME else together for which in range(len(self.factors))
+        ]
+        rushes = [(error, self.factors[plan.kind] * scatter, plan.memory, plan.room) for error, scatter, plan in late
+                  if min(plan.memory, plan.room) >= SMALL * scatter]
+        self.trust = _least(rushes, allowed * sum(sums), LEAST_TRUST, MOST_TRUST, self.unit)
 
-    def _overflow(self, late: t.Sequence[tuple[float, float]], factor: float) -> float:
-        """Demand that would have found no place. Nodes are whole, so on average half a node's worth is free beyond any margin."""
+
+def _least(late: t.Sequence[tuple[float, float, float, float]], allowed: float, low: float, high: float, unit: float) -> float:
+    """The least multiple, between low and high, with which no more than `allowed` would have overflown. late: [(error, fixed margin, margin to
+    multiply, most that this may become)]. Nodes are whole, so beyond any margin there is half a node's worth free on average."""
+    def overflow(multiple: float) -> float:
         total = 0.0
-        for error, scatter in late:
-            excess = error - factor * scatter
+        for error, fixed, margin, most in late:
+            excess = error - fixed - min(most, multiple * margin)
             if excess > 0:
-                total += excess * excess / (2 * self.unit) if excess < self.unit else excess - self.unit / 2
+                total += excess * excess / (2 * unit) if excess < unit else excess - unit / 2
         return total
+
+    if overflow(low) <= allowed:
+        return low
+    while high - low > 0.01:
+        middle = (low + high) / 2
+        low, high = (middle, high) if overflow(middle) > allowed else (low, middle)
+    return high
