@@ -4,7 +4,7 @@
 """Forecast of demand, with honest intervals, and what the scaler makes of it: an Outlook.
 
 Three models run side by side: without a season, with a daily and with a weekly one. A seasonal model is believed only while its errors one
-hour ahead have been smaller than those of "the same time last week" (or day), and only if it would not have cost more than the plain one.
+hour ahead have been smaller than those of "the same time last week" (or day) and than the plain model's, and only if it would not have cost more.
 A forecast may raise what is kept ready; it never lowers it below what is needed now.
 
 Note that this module util is PRIVATE to the collection.
@@ -55,25 +55,27 @@ class Outlook:
 
 
 class Backtest:
-    """Running sums of absolute errors, newer ones weighing more: of a model, of its naive rival, and of the demand."""
+    """Running sums of absolute errors, newer ones weighing more: of a model, of its rivals (naive and plain), and of the demand."""
 
     def __init__(self) -> None:
-        self.model = self.naive = self.demand = 0.0
+        self.model = self.naive = self.plain = self.demand = 0.0
         self.count = 0
 
-    def add(self, error: float, naive: float, value: float) -> None:
+    def add(self, value: float, model: float, naive: float, plain: float) -> None:
+        """What came, and what each of them had forecast."""
         fade = 0.5 ** (1 / HALF_LIFE)
-        self.model, self.naive, self.demand = (fade * self.model + abs(error), fade * self.naive + abs(naive), fade * self.demand + value)
+        self.model, self.naive = fade * self.model + abs(value - model), fade * self.naive + abs(value - naive)
+        self.plain, self.demand = fade * self.plain + abs(value - plain), fade * self.demand + value
         self.count += 1
 
     @property
     def beaten(self) -> bool:
-        """Whether the model did better than the naive forecast, over long enough."""
-        return self.count >= PROOF and self.model < self.naive
+        """Whether the model did better than both, over long enough."""
+        return self.count >= PROOF and self.model < min(self.naive, self.plain)
 
     def __str__(self) -> str:
         total = max(self.demand, 1e-9)
-        return f"errs by {self.model / total:.1%} an hour ahead, the same time before by {self.naive / total:.1%}"
+        return f"errs by {self.model / total:.1%} an hour ahead, the same time before by {self.naive / total:.1%}, no season by {self.plain / total:.1%}"
 
 
 class _Runner:
@@ -92,17 +94,19 @@ class _Runner:
         self._sorted: dict[int, list[float]] = {}
         self._pending: collections.deque[tuple[int, dict[int, float]]] = collections.deque()
 
-    def observe(self, row: int) -> None:
+    def observe(self, row: int, plain: float | None = None) -> float | None:
+        """Take a row; plain: what the plain model had forecast for it. Returns what this one had."""
         value, known = self.series.values[row], self.series.known[row]
         self.model.observe()
         self.headroom.observe(row, value, known)
         season = self.model.season or WEEK
         forecast = self._hourly.pop(row, None)
-        if forecast is not None and known and row >= season:
-            self.backtest.add(value - forecast, value - self.series.values[row - season], value)
+        if forecast is not None and plain is not None and known and row >= season:
+            self.backtest.add(value, forecast, self.series.values[row - season], plain)
         self._judge(row)
         if self.model.ready:
             self._hourly[row + AHEAD] = self.model.ahead(AHEAD)
+        return forecast
 
     def plan(self, row: int, level: float) -> None:
         """Decide on base and margin for the minute from which a node ordered now serves."""
@@ -171,8 +175,9 @@ class Forecaster:
             self._begin()
         rows = self.series.add(at, value)
         for row in rows:
-            for runner in (self._plain, *self._seasonal.values()):
-                runner.observe(row)
+            plain = self._plain.observe(row)
+            for runner in self._seasonal.values():
+                runner.observe(row, plain)
         if rows:
             self._plan(rows[-1])
 

@@ -96,6 +96,8 @@ class State:
         """Raises FleetError scaling_state on what no version of this has written."""
         try:
             values = json.loads(text)
+            if not isinstance(values, dict):
+                raise ValueError("it is no mapping")
             known = {f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}
             for name in ("wanted", "ordered"):
                 known[name] = tuple((float(at), int(size)) for at, size in known.get(name, ()))

@@ -66,7 +66,9 @@ class Wish(t.NamedTuple):
 class Policy(t.Protocol):
     """Policies are frozen dataclasses: what they need beyond their settings is in the view."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As in the configuration and in reasons."""
 
     def wish(self, view: View) -> Wish | None:
         """What it wants now, or None where it has nothing to say."""

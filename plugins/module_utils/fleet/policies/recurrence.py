@@ -53,7 +53,8 @@ class Rule:
             if not equals or name in parts:
                 raise _bad("rrule", text, f"{part!r} is no NAME=VALUE, or comes twice", "Write it as FREQ=WEEKLY;BYDAY=MO,WE")
             parts[name] = value
-        parts.pop("WKST", None) if parts.get("INTERVAL", "1") == "1" or parts.get("WKST") == "MO" else None
+        if parts.get("INTERVAL", "1") == "1" or parts.get("WKST") == "MO":
+            parts.pop("WKST", None)  # it only matters where weeks are left out
         known = {"FREQ", "INTERVAL", "COUNT", "UNTIL", "BYDAY", "BYMONTHDAY", "BYMONTH"}
         if set(parts) - known:
             raise _bad("rrule", text, f"{', '.join(sorted(set(parts) - known))} is not supported", f"Use {', '.join(sorted(known))}")

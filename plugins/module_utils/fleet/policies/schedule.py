@@ -17,7 +17,7 @@ import zoneinfo
 
 from ..errors import FleetError
 from .base import View, Wish
-from .recurrence import WEEKDAYS, Cron, Rule, begins
+from .recurrence import Cron, Rule, begins
 
 DAY_NAMES = {name: index for index, name in enumerate(("mon", "tue", "wed", "thu", "fri", "sat", "sun"))}
 LONGEST = 31 * 86400.0  # seconds a window may last
@@ -72,7 +72,7 @@ def window(values: t.Mapping[str, t.Any], zone: str = "UTC") -> Window:
             return Window(name, Rule.parse(str(values["rrule"]), start.date()), (start.time(),), float(values["lasts"]), **shared)
         begin, end = (datetime.time.fromisoformat(str(values[key])) for key in ("from", "to"))
     except (KeyError, ValueError, TypeError) as exc:
-        raise _bad(name, f"{exc if isinstance(exc, ValueError) else f'{exc} is missing'}", "Times are \"08:00\" in quotes, numbers are plain numbers") from exc
+        raise _bad(name, f"{exc} is missing" if isinstance(exc, KeyError) else str(exc), "Times are \"08:00\" in quotes, numbers are plain numbers") from exc
     lasts = (end.hour - begin.hour) * 3600.0 + (end.minute - begin.minute) * 60.0
     every = Rule(datetime.date(1970, 1, 5), "WEEKLY", by_day=tuple((0, day) for day in _days(name, values.get("days", "mon-sun"))))
     return Window(name, every, (begin,), lasts if lasts > 0 else lasts + 86400.0, **shared)
@@ -87,7 +87,6 @@ def _days(name: str, value: t.Any) -> list[int]:
         except KeyError:
             raise _bad(name, f"days: {part!r}", f"Use {', '.join(DAY_NAMES)}, or a range as mon-fri") from None
         found += [day % 7 for day in range(begin, end + 1 if end >= begin else end + 8)]
-    assert len(WEEKDAYS) == len(DAY_NAMES)
     return sorted(set(found))
 
 
@@ -96,7 +95,8 @@ def time_zone(name: str) -> datetime.tzinfo:
     try:
         return datetime.timezone.utc if name.upper() in ("UTC", "Z") else zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as exc:
-        raise FleetError("find the time zone", name, exc, "Use an IANA name as Europe/Berlin; on Debian the package tzdata knows them", code="zone_unknown") from exc
+        raise FleetError("find the time zone", name, exc, "Use an IANA name as Europe/Berlin; on Debian the package tzdata knows them",
+                         code="zone_unknown") from exc
 
 
 def _bad(name: str, got: str, fix: str) -> FleetError:
