@@ -21,8 +21,9 @@ from .headroom import PAD, Headroom
 from .series import DAY, LONGEST_GAP, WEEK, Series
 
 AHEAD = 60  # minutes; the horizon at which a forecast has to prove itself
-EARLY = 4  # minutes that a rise may come earlier than it should
+EARLY = 4  # minutes that a rush may come earlier than it should
 SURE = 2.0  # times the usual error that the last minutes are trusted less than they say
+HOLD = 1.3  # times the headroom that a node has to be unneeded by before it goes: it costs until its tail is over, needed again or not
 RUSH = 6.0  # times the usual error that demand must be about to rise or fall to be a rush
 HALF_LIFE = 3 * DAY  # of the backtest
 PROOF = DAY // 2  # minutes of backtest before a forecast is believed
@@ -117,8 +118,8 @@ class _Runner:
             # The plain model follows a trend, and would shoot over the top of a rush that the seasonal one knows: so the last minutes as they are.
             here = self.series.mean(row - 1, row)
             most = max(ahead)
-            self.base = max(*ahead[:EARLY + 1], here - self.headroom.usual(here, SURE))
             rush = max(most - here, here - min(ahead)) > self.headroom.usual(here, RUSH)
+            self.base = max(*ahead[:EARLY + 1 if rush else 1], here - self.headroom.usual(here, SURE), 0.0)
         self.margin = self.headroom.plan(row + self.lead, self.base, most, rush)
 
     def _judge(self, row: int) -> None:
@@ -214,7 +215,7 @@ class Forecaster:
             return Outlook(0.0, self.lead, 0.0, 0.0)
         plain, chosen = self._plain, self.chosen
         top = max(chosen.model.ahead(h) for h in range(self.lead, self.lead + self.retire + 1, 2))
-        keep = top + chosen.headroom.known(top)
+        keep = top + HOLD * chosen.headroom.known(top)
         at = (self.series.first + len(self.series) - 1) * 60.0
         if chosen is plain:
             return Outlook(at, self.lead, plain.base, plain.margin, None, keep, "level", self.why)

@@ -41,7 +41,7 @@ SOME = 120  # errors of a kind before it has a factor of its own
 CAREFUL = 3.0  # the least factor of a kind with less than a day of errors
 # How often the goal may be used up by errors beyond the margins. Most of them meet nodes that are there anyway, ordered for an earlier peak and not
 # given back yet: replayed, the overflow is several times smaller than these errors.
-USE = 2.0
+USE = 1.4
 
 
 class Plan(t.NamedTuple):
