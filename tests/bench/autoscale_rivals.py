@@ -112,7 +112,7 @@ RIVALS: dict[str, t.Callable[[Case], t.Any]] = {
 
 def run(case: Case, scaler: t.Any) -> list[int]:
     """Serving nodes at each minute from `begin` on. An order serves `boot` minutes later; what is given back serves no longer at once."""
-    serving = case.need(case.rooms[case.begin])
+    serving = case.clamp(scaler.size(case.begin, case.rooms[case.begin], case.need(case.rooms[case.begin])))  # it did not start just now
     due: collections.deque[tuple[int, int]] = collections.deque()
     found = []
     for minute in range(case.begin, len(case.rooms)):
@@ -151,7 +151,8 @@ def figures(case: Case, nodes: t.Sequence[int]) -> dict[str, float]:
     held = sum(max(nodes[max(0, row - case.tail):row + 1]) for row in range(len(nodes)))
     over = sum(max(0.0, r - n * case.per_node) for r, n in zip(rooms, nodes))
     return {
-        "overflow_percent": round(100 * over / max(1.0, sum(rooms)), 6), "cost": round(paid(case, nodes) / best, 4), "cost_held": round(held / best, 4),
+        "overflow_percent": round(100 * over / max(1.0, sum(rooms)), 6),
+        "unavoidable_percent": round(100 * sum(max(0.0, r - case.most * case.per_node) for r in rooms) / max(1.0, sum(rooms)), 6), "cost": round(paid(case, nodes) / best, 4), "cost_held": round(held / best, 4),
         "cost_serving": round(sum(nodes) / best, 4), "nodes_mean": round(sum(nodes) / len(nodes), 2), "nodes_most": max(nodes),
         "returns": sum(max(0, a - b) for a, b in zip(nodes, nodes[1:])),
     }

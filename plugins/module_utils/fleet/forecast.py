@@ -128,7 +128,7 @@ class _Runner:
             return
         made = {h: self.model.ahead(h) for h in self.model.horizons}
         self._pending.append((row, made))
-        while self._pending and self._pending[0][0] <= row - AHEAD:
+        while self._pending and self._pending[0][0] <= row - self.model.horizons[-1]:
             origin, forecasts = self._pending.popleft()
             for h, forecast in forecasts.items():
                 if self.series.known[origin + h]:

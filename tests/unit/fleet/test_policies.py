@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 import datetime
+import pathlib
 import random
+import re
 
 import pytest
+import yaml
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.forecast import Outlook
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.policies.base import View
@@ -229,3 +232,14 @@ def test_a_typing_error_is_recognised():
     with pytest.raises(FleetError) as caught:
         load({"headrom": {}})
     assert "Did you mean headroom?" in str(caught.value)
+
+
+def test_the_guides_example_is_accepted():
+    guide = next(p for p in pathlib.Path(__file__).resolve().parents if (p / "docs" / "scaling.md").exists()) / "docs" / "scaling.md"
+    example = re.search(r"```yaml\n(.*?)```", guide.read_text(encoding="utf-8"), re.S)[1]
+    config = yaml.safe_load(example)
+    config["schedule"]["ical"] = CALENDAR
+    found = load(config)
+    assert [p.name for p in found] == ["headroom", "forecast", "events", "queue", "schedule", "reservations"]
+    monday = Schedule(found[4].windows).wish(view(moment("2026-09-07T08:30+02:00")))
+    assert monday.size == 20 and "exams" in monday.reason
