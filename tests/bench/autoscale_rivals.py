@@ -150,9 +150,10 @@ def figures(case: Case, nodes: t.Sequence[int]) -> dict[str, float]:
     best = sum(clairvoyant(case))
     held = sum(max(nodes[max(0, row - case.tail):row + 1]) for row in range(len(nodes)))
     over = sum(max(0.0, r - n * case.per_node) for r, n in zip(rooms, nodes))
+    beyond = sum(max(0.0, r - case.most * case.per_node) for r in rooms)  # even with all nodes there may be
     return {
-        "overflow_percent": round(100 * over / max(1.0, sum(rooms)), 6),
-        "unavoidable_percent": round(100 * sum(max(0.0, r - case.most * case.per_node) for r in rooms) / max(1.0, sum(rooms)), 6), "cost": round(paid(case, nodes) / best, 4), "cost_held": round(held / best, 4),
+        "overflow_percent": round(100 * over / max(1.0, sum(rooms)), 6), "unavoidable_percent": round(100 * beyond / max(1.0, sum(rooms)), 6),
+        "cost": round(paid(case, nodes) / best, 4), "cost_held": round(held / best, 4),
         "cost_serving": round(sum(nodes) / best, 4), "nodes_mean": round(sum(nodes) / len(nodes), 2), "nodes_most": max(nodes),
         "returns": sum(max(0, a - b) for a, b in zip(nodes, nodes[1:])),
     }

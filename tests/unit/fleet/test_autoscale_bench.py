@@ -53,7 +53,8 @@ def test_costs_are_what_a_hand_would_count():
 
 
 @pytest.mark.parametrize("text, arguments, words", [
-    ("t_seconds,rooms\n0,5\n60,x\n", (), "line 3"), ("t_seconds,rooms\n0,-5\n", (), "cannot be"), ("t_seconds,rooms\n", (), "no rows"), ("a,b\n1,2\n", (), "columns"),
+    ("t_seconds,rooms\n0,5\n60,x\n", (), "line 3"), ("t_seconds,rooms\n0,-5\n", (), "cannot be"), ("t_seconds,rooms\n", (), "no rows"),
+    ("a,b\n1,2\n", (), "columns"),
     ("t_seconds,rooms\n0,nan\n", (), "cannot be"), ("t_seconds,rooms\n0,5\n", ("--from", 9999), "ends before"),
     ("t_seconds,rooms\n0,5\n", ("--min", 5, "--max", 2), "at least"), ("t_seconds,rooms\n0,5\n", ("--per-node", 0), "at least 1"),
 ])

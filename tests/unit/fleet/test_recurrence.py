@@ -32,8 +32,8 @@ def test_the_days_of_three_years(text):
 
 
 @pytest.mark.parametrize("text", ["", "FREQ=HOURLY", "FREQ=WEEKLY;BYDAY=XX", "FREQ=WEEKLY;BYDAY=1MO", "FREQ=DAILY;INTERVAL=0", "FREQ=DAILY;COUNT=0",
-                                  "FREQ=DAILY;COUNT=x", "FREQ=DAILY;COUNT=2;UNTIL=20270101", "FREQ=DAILY;UNTIL=soon", "FREQ=MONTHLY;BYSETPOS=1", "FREQ=DAILY;FREQ=DAILY",
-                                  "DAILY", "FREQ=MONTHLY;BYDAY=0MO"])
+                                  "FREQ=DAILY;COUNT=x", "FREQ=DAILY;COUNT=2;UNTIL=20270101", "FREQ=DAILY;UNTIL=soon", "FREQ=MONTHLY;BYSETPOS=1",
+                                  "FREQ=DAILY;FREQ=DAILY", "DAILY", "FREQ=MONTHLY;BYDAY=0MO"])
 def test_what_is_not_understood_is_refused(text):
     with pytest.raises(FleetError) as caught:
         Rule.parse(text, FIRST)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 
 import pytest
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
@@ -212,3 +213,28 @@ def test_a_decision_tells_its_inputs_rule_and_outcome():
     told = decide(view(), [Want(500)], RULES, State()).as_dict()
     assert told["size"] == 20 and told["have"] == 3 and told["limits"] == ["max is 20"]
     assert told["wishes"][0]["reason"] == "500 wanted" and told["actions"][0]["count"] == 17
+
+
+def test_whatever_comes_the_size_stays_within_its_limits():
+    """A storm of odd views: never beyond max, never below min by our own hand, no protected or young node given back, no order while frozen."""
+    rand, state, pool, at = random.Random(7), State(), list(members(3)), NOW
+    rules = Rules(min=2, max=12, settle=120, add_per_window=6, window=300)
+    for _look in range(3000):
+        at += rand.choice([60.0] * 30 + [0.0, -30.0, 4000.0])
+        odd = rand.random() < 0.1
+        seen = View(at, rand.choice([math.nan, -1.0, math.inf]) if odd else rand.uniform(0, 400), 20.0, tuple(pool), None,
+                    pool_size=rand.choice([None, len(pool), len(pool) + rand.randrange(4)]), refused=rand.choice([0, 0, 5]))
+        decision = decide(seen, [Headroom(), Want(rand.choice([0, 3, 9, 500]))], rules, state)
+        state = decision.state
+        live = [m for m in pool if m.state != DRAINING]
+        for action in decision.actions:
+            assert not odd or action.kind == "freeze"
+            if action.kind == "add":
+                pool += [Member(f"{at}-{n}", rand.choice([SERVING, STARTING]), at, protected=rand.random() < 0.1) for n in range(action.count)]
+            elif action.kind in ("retire", "replace"):
+                gone = [m for m in pool if m.id in action.nodes]
+                assert action.kind == "replace" or not any(m.protected or at - m.since < rules.protect for m in gone)
+                assert action.kind == "replace" or len(live) - len(gone) >= rules.min
+                pool = [m for m in pool if m.id not in action.nodes]
+        pool = [dataclasses.replace(m, state=SERVING) if m.state == STARTING and rand.random() < 0.4 else m for m in pool]
+        assert sum(m.state != DRAINING for m in pool) <= rules.max
