@@ -91,7 +91,8 @@ class Headroom:
         """(how far errors went beyond the usual at this time of earlier weeks or just now, whether there is an earlier week)."""
         if self._begin < 0:
             return 0.0, False
-        squares, past = [], row - self.cycle
+        squares: list[float] = []
+        past = row - self.cycle
         while past >= self._begin and len(squares) < CYCLES:
             squares.append(self._largest(past - PAD, past + PAD) ** 2)
             past -= self.cycle

@@ -22,7 +22,8 @@ from .scaling_rules import Rules, State
 STATES = (STARTING, SERVING, DRAINING)
 
 
-class Action(t.NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Action:
     """kind: add (count), retire (nodes), replace (nodes that never started), freeze, hold."""
 
     kind: str
@@ -46,7 +47,7 @@ class Decision:
     def as_dict(self) -> dict[str, t.Any]:
         """For the journal: inputs, rule and outcome."""
         return {"size": self.size, "have": self.have, "dry_run": self.dry_run, "limits": list(self.limits),
-                "actions": [a._asdict() for a in self.actions], "wishes": [w._asdict() for w in self.wishes]}
+                "actions": [dataclasses.asdict(a) for a in self.actions], "wishes": [w._asdict() for w in self.wishes]}
 
 
 def decide(view: View, policies: t.Sequence[Policy], rules: Rules, state: State, now: float | None = None) -> Decision:
