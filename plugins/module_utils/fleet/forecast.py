@@ -23,7 +23,7 @@ from .series import DAY, LONGEST_GAP, WEEK, Series
 AHEAD = 60  # minutes; the horizon at which a forecast has to prove itself
 EARLY = 4  # minutes that a rush may come earlier than it should
 SURE = 2.0  # times the usual error that the last minutes are trusted less than they say
-HOLD = 1.3  # times the headroom that a node has to be unneeded by before it goes: it costs until its tail is over, needed again or not
+HOLD = 0.4  # share of what demand wanders in half an hour by which a node has to be unneeded before it goes
 RUSH = 6.0  # times the usual error that demand must be about to rise or fall to be a rush
 HALF_LIFE = 3 * DAY  # of the backtest
 PROOF = DAY // 2  # minutes of backtest before a forecast is believed
@@ -89,7 +89,7 @@ class _Runner:
         self.backtest = Backtest()
         self.base = self.margin = 0.0  # of the last plan
         self.saved = 0.0  # demand that its plans would have kept ready less than the plain ones, a mean in which newer ones weigh more
-        self.unit = unit
+        self.unit, self.wander = unit, 0.0
         self._hourly: dict[int, float] = {}
         self._bands: dict[int, collections.deque[float]] = {h: collections.deque(maxlen=BAND_KEEP) for h in self.model.horizons}
         self._sorted: dict[int, list[float]] = {}
@@ -119,7 +119,11 @@ class _Runner:
             here = self.series.mean(row - 1, row)
             most = max(ahead)
             rush = max(most - here, here - min(ahead)) > self.headroom.usual(here, RUSH)
-            self.base = max(*ahead[:EARLY + 1 if rush else 1], here - self.headroom.usual(here, SURE), 0.0)
+            self.base = max(ahead[0], here - self.headroom.usual(here, SURE), 0.0)
+            if rush:
+                # It may come some minutes early, and as large as it ever was. Where demand is still behind, it is more likely late than smaller.
+                self.base = max(self.base, *ahead[:EARLY + 1], *(self.model.largest(self.lead + early) for early in range(EARLY + 1)))
+                most = max(most, self.base)
         self.margin = self.headroom.plan(row + self.lead, self.base, most, rush)
 
     def _judge(self, row: int) -> None:
@@ -135,13 +139,28 @@ class _Runner:
                     self._bands[h].append((self.series.values[origin + h] - forecast) / math.sqrt(forecast + self.unit))
         if row % AHEAD == 0:
             self._sorted = {}
+        if row % (12 * AHEAD) == 0:
+            near, far = (self._scatter(h) for h in (self.lead, max(self.lead, 30)))
+            self.wander = math.sqrt(max(0.0, far * far - near * near))
+
+    def _scatter(self, horizon: int) -> float:
+        """Half the width of the middle two thirds of the errors at that horizon, relative to the root of the demand."""
+        errors = self._errors(horizon)
+        return (errors[int(0.84 * len(errors))] - errors[int(0.16 * len(errors))]) / 2
+
+    def _errors(self, horizon: int) -> list[float]:
+        if horizon not in self._sorted:
+            self._sorted[horizon] = sorted(self._bands[horizon]) or [-2.0, 2.0]
+        return self._sorted[horizon]
+
+    def hold(self, demand: float) -> float:
+        """What has to be free for a node to be given back: its tail is paid for, needed again or not, and until then demand wanders."""
+        return self.headroom.known(demand) + HOLD * self.wander * math.sqrt(demand + self.unit)
 
     def band(self, minutes: int, share: float) -> Band:
         middle = self.model.ahead(minutes)
         horizon = min(self.model.horizons, key=lambda h: (h < minutes, abs(h - minutes)))
-        if horizon not in self._sorted:
-            self._sorted[horizon] = sorted(self._bands[horizon]) or [-2.0, 2.0]
-        errors = self._sorted[horizon]
+        errors = self._errors(horizon)
         root = math.sqrt(middle + self.unit)
         low, high = (errors[min(len(errors) - 1, int(p * len(errors)))] * root for p in ((1 - share) / 2, (1 + share) / 2))
         return Band(minutes, max(0.0, middle + low), middle, max(0.0, middle + high))
@@ -215,7 +234,7 @@ class Forecaster:
             return Outlook(0.0, self.lead, 0.0, 0.0)
         plain, chosen = self._plain, self.chosen
         top = max(chosen.model.ahead(h) for h in range(self.lead, self.lead + self.retire + 1, 2))
-        keep = top + HOLD * chosen.headroom.known(top)
+        keep = top + chosen.hold(top)
         at = (self.series.first + len(self.series) - 1) * 60.0
         if chosen is plain:
             return Outlook(at, self.lead, plain.base, plain.margin, None, keep, "level", self.why)

@@ -97,6 +97,12 @@ class Model:
             weight, past = weight * FADE, past - self.season
         return total / weights if weights else 0.0
 
+    def largest(self, minutes: int) -> float:
+        """The most that one of the earlier cycles had so many minutes after the last row taken."""
+        past = len(self._features) - 1 + minutes - self.season
+        rows = [past - cycle * self.season for cycle in range(CYCLES)]
+        return max((self.series.mean(row - SMOOTH, row + SMOOTH) for row in rows if row >= 0), default=0.0)
+
     def observe(self) -> None:
         """Take the row of the series that follows the last one taken."""
         row, known = len(self._features), self.series.known
