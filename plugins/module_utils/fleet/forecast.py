@@ -201,6 +201,11 @@ class Forecaster:
         if rows:
             self._plan(rows[-1])
 
+    def learn(self, rows: t.Iterable[tuple[float, float]]) -> None:
+        """Take a history of (seconds, demand) in any order, as from demand_store.py. Five weeks take some ten seconds: not for a loop that must not wait."""
+        for at, value in sorted(rows):
+            self.observe(at, value)
+
     def _plan(self, row: int) -> None:
         level = self._plain.model.ahead(self.lead)
         self._plain.plan(row, level)

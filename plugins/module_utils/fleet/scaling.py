@@ -20,6 +20,7 @@ from .policies.base import DRAINING, SERVING, STARTING, Member, Policy, View, Wi
 from .scaling_rules import Rules, State
 
 STATES = (STARTING, SERVING, DRAINING)
+OLD_OUTLOOK = 300.0  # seconds; it is made anew each minute
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,8 @@ def _untrusted(view: View, rules: Rules, state: State, now: float) -> str:
         return "the list of nodes contradicts itself"
     if abs(now - view.at) > rules.stale:
         return f"the view is {now - view.at:.0f} s old"
+    if view.outlook and abs(view.at - view.outlook.at) > OLD_OUTLOOK:
+        return f"what was learned of demand ends {view.at - view.outlook.at:.0f} s ago"
     if state.at and view.at < state.at - 1.0:
         return f"the clock went back by {state.at - view.at:.0f} s"
     if state.at and view.at - state.at > rules.jump:

@@ -55,6 +55,13 @@ def test_after_a_silence_of_months_it_begins_anew():
     assert forecaster.series.values == [70.0] and forecaster.outlook().model == "level"
 
 
+def test_a_stored_history_teaches_the_same_as_having_watched(tmp_path):
+    watched, store, taught = learned(2 * DAY, hill, noise=False), DemandStore(str(tmp_path / "d.sqlite")), Forecaster(120.0, 1800.0, 20.0)
+    store.add((60.0 * m, hill(m)) for m in reversed(range(2 * DAY)))
+    taught.learn(reversed(store.rows()))
+    assert taught.outlook() == watched.outlook()
+
+
 def test_without_history_there_is_a_careful_outlook():
     assert Forecaster(120.0, 1800.0, 20.0).outlook().level == 0.0
     outlook = learned(1, lambda m: 100.0, noise=False).outlook()

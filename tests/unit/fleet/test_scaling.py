@@ -130,7 +130,7 @@ def test_dry_run_remembers_no_order():
     ({"frozen": "every node of the registry looks stale"}, "looks stale"), ({"pool_error": "timed out after 10 s"}, "timed out"),
     ({"members": (Member("a", "odd"),)}, "contradicts"), ({"members": (Member("a", SERVING), Member("a", SERVING))}, "contradicts"),
     ({"members": (Member("a", SERVING, load=math.nan),)}, "contradicts"),
-    ({"outlook": Outlook(NOW, 2, math.nan, 1.0)}, "outlook.level"),
+    ({"outlook": Outlook(NOW, 2, math.nan, 1.0)}, "outlook.level"), ({"outlook": Outlook(NOW - 900, 2, 30.0, 1.0)}, "ends 900 s ago"),
 ])
 def test_bad_data_freezes(values, words):
     decision = decide(view(**values), [Want(9)], RULES, State())
