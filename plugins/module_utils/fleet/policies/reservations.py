@@ -8,6 +8,7 @@ Note that this module util is PRIVATE to the collection.
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing as t
 
 from ..errors import Problem, raise_for
@@ -32,11 +33,11 @@ class Reservation:
     def problems(self) -> list[Problem]:
         where = f"reservation {self.name!r}"
         found = []
-        if not self.units > 0 or self.units == float("inf"):
+        if self.units <= 0 or not math.isfinite(self.units):
             found.append(Problem("reservation_size", where, f"its size is {self.units:g}", "Give a number above 0"))
-        if not self.end > self.start:
+        if self.end <= self.start or not math.isfinite(self.end - self.start):
             found.append(Problem("reservation_times", where, "it does not end after its start", "Correct start and end"))
-        if not self.early >= 0:
+        if self.early < 0 or not math.isfinite(self.early):
             found.append(Problem("reservation_early", where, f"early is {self.early:g}", "Give seconds, 0 or more"))
         return found
 
