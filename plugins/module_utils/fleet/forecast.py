@@ -28,6 +28,9 @@ RUSH = 6.0  # times the usual error that demand must be about to rise or fall to
 HALF_LIFE = 3 * DAY  # of the backtest
 PROOF = DAY // 2  # minutes of backtest before a forecast is believed
 BAND_EVERY, BAND_KEEP = 5, 14 * DAY // 5  # minutes between two errors that intervals are made from, and how many
+BAND_FADE = BAND_EVERY / (2 * DAY)  # weight of the newest one in their usual size
+BAND_RATE = 0.01  # how fast an interval that holds demand too rarely gets wider, and one that holds it too often narrower
+LEAST_ERROR = 0.01  # in roots of the demand; demand that never changes must not make it 0
 DEARER = 0.25  # nodes that a seasonal model may keep ready more than the plain one
 SEASONS = {"level": 0, "day": DAY, "week": WEEK}
 
@@ -93,6 +96,8 @@ class _Runner:
         self._hourly: dict[int, float] = {}
         self._bands: dict[int, collections.deque[float]] = {h: collections.deque(maxlen=BAND_KEEP) for h in self.model.horizons}
         self._sorted: dict[int, list[float]] = {}
+        self._levels: dict[tuple[int, float], float] = {}  # (horizon, share that was asked for) -> share of earlier errors that holds it
+        self._usual = dict.fromkeys(self.model.horizons, 1.0)  # size of an error in roots of the demand, a mean in which newer ones weigh more
         self._pending: collections.deque[tuple[int, dict[int, float]]] = collections.deque()
 
     def observe(self, row: int, plain: float | None = None) -> float | None:
@@ -136,7 +141,10 @@ class _Runner:
             origin, forecasts = self._pending.popleft()
             for h, forecast in forecasts.items():
                 if self.series.known[origin + h]:
-                    self._bands[h].append((self.series.values[origin + h] - forecast) / math.sqrt(forecast + self.unit))
+                    error = (self.series.values[origin + h] - forecast) / math.sqrt(forecast + self.unit)
+                    # Errors shrink while the model learns and grow with the service, so those of two weeks are kept in sizes of their own day.
+                    self._learn(h, error / self._usual[h])
+                    self._usual[h] += (max(abs(error), LEAST_ERROR) - self._usual[h]) * BAND_FADE
         if row % AHEAD == 0:
             self._sorted = {}
         if row % (12 * AHEAD) == 0:
@@ -157,13 +165,27 @@ class _Runner:
         """What has to be free for a node to be given back: its tail is paid for, needed again or not, and until then demand wanders."""
         return self.headroom.known(demand) + HOLD * self.wander * math.sqrt(demand + self.unit)
 
+    def _learn(self, horizon: int, error: float) -> None:
+        for (of, share), level in list(self._levels.items()):
+            if of == horizon:
+                low, high = self._limits(horizon, level)
+                self._levels[of, share] = min(0.999, max(0.01, level + BAND_RATE * (share - (low <= error <= high))))
+        self._bands[horizon].append(error)
+
+    def _limits(self, horizon: int, share: float) -> tuple[float, float]:
+        """What lies between the errors that are as rare on either side."""
+        if horizon not in self._sorted:
+            self._sorted[horizon] = sorted(self._bands[horizon]) or [-2.0, 2.0]
+        errors = self._sorted[horizon]
+        low, high = (errors[min(len(errors) - 1, int(p * len(errors)))] for p in ((1 - share) / 2, (1 + share) / 2))
+        return low, high
+
     def band(self, minutes: int, share: float) -> Band:
         middle = self.model.ahead(minutes)
         horizon = min(self.model.horizons, key=lambda h: (h < minutes, abs(h - minutes)))
-        errors = self._errors(horizon)
-        root = math.sqrt(middle + self.unit)
-        low, high = (errors[min(len(errors) - 1, int(p * len(errors)))] * root for p in ((1 - share) / 2, (1 + share) / 2))
-        return Band(minutes, max(0.0, middle + low), middle, max(0.0, middle + high))
+        root = math.sqrt(middle + self.unit) * self._usual[horizon]
+        low, high = self._limits(horizon, self._levels.setdefault((horizon, share), share))
+        return Band(minutes, max(0.0, middle + root * low), middle, max(0.0, middle + root * high))
 
 
 class Forecaster:
