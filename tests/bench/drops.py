@@ -86,6 +86,7 @@ def main() -> int:
                 ("host empty, slowest", f"{empty:.1f} s", "15 s", empty <= 15),
                 (f"callers of a room apart, p99 of {len(m['apart'])}", f"{percentile(m['apart'], 99)} s", "1.5 s", (percentile(m["apart"], 99) or 9) <= 1.5),
             ]
+            save("drops", {**raw, "load": os.getloadavg(), "rows": rows})
         if args.upgrades:
             raw["upgrades"] = u = upgrades(cluster, args.upgrades, args.calls)
             call_upgrades, slowest = sum(r["calls"] for r in u["runs"]), max(r["seconds"] for r in u["runs"])
