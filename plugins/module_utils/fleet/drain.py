@@ -32,6 +32,7 @@ if t.TYPE_CHECKING:
 DRAINS = "openrtc:drains"  # hash: node id -> Request as JSON
 POLICIES = ("move", "wait", "now", "end")
 DEADLINE = 1800.0  # seconds, of policies move and end
+KINDS = ("freeze", "drain", "wait", "move", "end", "gone")  # of actions
 HOST_GONE = 60.0  # seconds of silence after which a host's last report says nothing
 HOLDERS = ("SIP", "INGRESS", "EGRESS", "AGENT")  # kinds of participants that an operator cannot see in a room
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -51,7 +52,7 @@ class Request:
 
 
 class Action(t.NamedTuple):
-    """kind: freeze, drain, wait, move, end, gone."""
+    """kind: one of KINDS."""
 
     kind: str
     reason: str
@@ -133,9 +134,11 @@ class Drainer:
         """What is to be done now; changes nothing."""
         return next_action(request, self.mover.look(request.node_id))
 
-    def step(self, request: Request) -> Action:
-        """One step: decide, do it, and say what it was."""
+    def step(self, request: Request, kinds: t.Collection[str] = KINDS) -> Action:
+        """One step: decide, do it if it is one of these kinds, and say what it was."""
         action = self.look(request)
+        if action.kind not in kinds:
+            return action
         inputs = {"node": request.node_id, "host": request.host, "slot": request.slot, "policy": request.policy}
         if action.kind == "drain":
             self.mover.drain(request.node_id, action.reason)

@@ -173,8 +173,8 @@ class DrainRun:
             action = self.drainer.look(request)
             if action.kind in kinds:
                 with self.mover.lock:
-                    action = self.drainer.step(request)
-                self.changed = self.changed or action.kind not in ("wait", "freeze")
+                    action = self.drainer.step(request, kinds)  # it looks again, and may find another step than was seen without the lock
+                self.changed = self.changed or action.kind in kinds and action.kind not in ("wait", "freeze")
         except FleetError as exc:
             if exc.failure["code"] not in (*AWAY, "lock_lost"):  # a lock is lost when Redis was away for long
                 raise

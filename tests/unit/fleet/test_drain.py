@@ -239,6 +239,19 @@ def test_two_nodes_of_one_host(redis_server):
         assert all(c.joins == 2 and cluster.nodes[c.node].host != "sfu1" for c in cluster.callers)
 
 
+def test_what_was_to_be_a_drain_is_no_move(cluster):
+    """Between the look and the lock a node may have begun to drain; all nodes of a run drain before the first room moves."""
+    registry = cluster.registry()
+    request = Request("ND_a", "sfu1", 1, "now", None, registry.now(), "me")
+    with cluster.lock:
+        cluster.nodes["ND_a"].state, cluster.nodes["ND_a"].terms = "deactivating", 1
+    cluster.pump()
+    drainer = drain.Drainer(cluster.mover())
+    with drainer.mover.lock:
+        assert drainer.step(request, ("drain",)).kind == "move"
+        assert not cluster.orders and set(cluster.homes().values()) & {"ND_a"}
+
+
 def test_what_is_refused(cluster):
     for want, arguments in (
         ("host_unknown", {"hosts": ("sfu9",)}), ("host_unknown", {"hosts": ("edge1",)}), ("node_unknown", {"hosts": (), "node_ids": ("ND_none",)}),
