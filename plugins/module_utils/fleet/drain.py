@@ -32,7 +32,7 @@ if t.TYPE_CHECKING:
 DRAINS = "openrtc:drains"  # hash: node id -> Request as JSON
 POLICIES = ("move", "wait", "now", "end")
 DEADLINE = 1800.0  # seconds, of policies move and end
-KINDS = ("freeze", "drain", "wait", "move", "end", "gone")  # of actions
+ACTS = ("drain", "move", "end", "gone")  # kinds of actions that change something
 HOST_GONE = 60.0  # seconds of silence after which a host's last report says nothing
 HOLDERS = ("SIP", "INGRESS", "EGRESS", "AGENT")  # kinds of participants that an operator cannot see in a room
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -52,7 +52,7 @@ class Request:
 
 
 class Action(t.NamedTuple):
-    """kind: one of KINDS."""
+    """kind: freeze, wait, or one of ACTS."""
 
     kind: str
     reason: str
@@ -134,7 +134,7 @@ class Drainer:
         """What is to be done now; changes nothing."""
         return next_action(request, self.mover.look(request.node_id))
 
-    def step(self, request: Request, kinds: t.Collection[str] = KINDS) -> Action:
+    def step(self, request: Request, kinds: t.Collection[str] = ACTS) -> Action:
         """One step: decide, do it if it is one of these kinds, and say what it was."""
         action = self.look(request)
         if action.kind not in kinds:
@@ -149,8 +149,7 @@ class Drainer:
             self.end(request, action)
         if action.kind == "gone":
             remove(self.registry, request.node_id)
-        if action.kind not in ("wait", "freeze"):
-            self.mover.journal.note(f"drain {action.kind}", action.reason, **inputs)
+        self.mover.journal.note(f"drain {action.kind}", action.reason, **inputs)
         return action
 
     def end(self, request: Request, action: Action) -> None:

@@ -166,7 +166,7 @@ class DrainRun:
                 return
             time.sleep(LOOK)
 
-    def _one(self, request: Request, kinds: t.Collection[str] = ("drain", "move", "end", "gone")) -> None:
+    def _one(self, request: Request, kinds: t.Collection[str] = drain.ACTS) -> None:
         try:
             if self.state[request.node_id].kind == "gone" and request.node_id not in drain.requests(self.registry):
                 return
@@ -174,7 +174,7 @@ class DrainRun:
             if action.kind in kinds:
                 with self.mover.lock:
                     action = self.drainer.step(request, kinds)  # it looks again, and may find another step than was seen without the lock
-                self.changed = self.changed or action.kind in kinds and action.kind not in ("wait", "freeze")
+                self.changed = self.changed or action.kind in kinds
         except FleetError as exc:
             if exc.failure["code"] not in (*AWAY, "lock_lost"):  # a lock is lost when Redis was away for long
                 raise

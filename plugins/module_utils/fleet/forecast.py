@@ -174,9 +174,7 @@ class _Runner:
 
     def _limits(self, horizon: int, share: float) -> tuple[float, float]:
         """What lies between the errors that are as rare on either side."""
-        if horizon not in self._sorted:
-            self._sorted[horizon] = sorted(self._bands[horizon]) or [-2.0, 2.0]
-        errors = self._sorted[horizon]
+        errors = self._errors(horizon)
         low, high = (errors[min(len(errors) - 1, int(p * len(errors)))] for p in ((1 - share) / 2, (1 + share) / 2))
         return low, high
 
