@@ -40,7 +40,7 @@ sanity: venv ## ansible-test sanity, all of its tests
 	@scripts/sanity $(ARGS)
 
 unit: dev ## pytest tests/unit (ARGS="-k word" selects)
-	@command -v redis-server >/dev/null || lab/bootstrap # the tests start real ones
+	@(PATH="$$PATH:/usr/sbin"; command -v redis-server && command -v haproxy) >/dev/null || lab/bootstrap # the tests start real ones
 	@$(BIN)/python -m pytest tests/unit -q -n 4 $(ARGS)
 
 molecule: collection ## molecule scenarios on the lab (ARGS="default" selects)

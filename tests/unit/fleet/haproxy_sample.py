@@ -23,7 +23,7 @@ import uuid
 
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.balancers.haproxy_runtime import SESSIONS, Runtime, parse_table
 
-HAPROXY = shutil.which("haproxy", path=os.environ.get("PATH", "") + ":/usr/sbin")
+HAPROXY = shutil.which("haproxy", path=os.environ.get("PATH", "") + ":/usr/sbin") or "haproxy"  # lab/bootstrap installs it
 ROLES = pathlib.Path(__file__).resolve().parents[3] / "roles"
 # The keys that each node accepts: the first is an older generation.
 NODES = {"127.0.0.2": {"new", "old'1", "live"}, "127.0.0.3": {"new", "live"}, "127.0.0.4": {"new", "live"}}
