@@ -14,7 +14,7 @@ from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import confi
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError, raise_for
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.generation import Slot
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets import kubernetes
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes import checks, look, plan, rights
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes import checks, look, plan, rights, survey
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes.api import Api
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes.objects import APIS
 
@@ -24,6 +24,7 @@ ARGUMENT_SPEC: dict[str, t.Any] = {
     "layout": {"type": "dict", "default": {}},
     "haproxy": {"type": "str", "default": ""},
     "controller": {"type": "dict", "default": {}},
+    "generation": {"type": "str", "default": ""},
     "kubeconfig": {"type": "path"},
     "context": {"type": "str"},
 }
@@ -50,23 +51,25 @@ def planned(args: t.Mapping[str, t.Any], api: Api) -> dict[str, t.Any]:
     model, settings = config.Model.from_vars(variables), kubernetes.Settings.from_vars(args["settings"])
     layout = config.layout_of({"livekit_layout": args["layout"]})
     raise_for(checks.problems(model, settings, layout))
-    made = kubernetes.Material(model, settings, layout, variables)
-    generation = kubernetes.generation_name(made)
+    again = bool(args.get("generation"))  # one that was there before
+    made = kubernetes.Material(model, settings, layout, survey.kept(variables, settings), rolled_back=again)
+    generation = args.get("generation") or kubernetes.generation_name(made)
     base = kubernetes.base(model, settings, layout, args["haproxy"], config.plain(args["controller"]))
     objects = [*base, *kubernetes.desired(made, 1, generation), *kubernetes.autoscaling.objects(settings, "any")]
     found = look.cluster(api, settings, objects)
     raise_for(checks.missing_rights(look.reviewed(api, rights.needed(objects))), "the cluster")
     raise_for(checks.problems(model, settings, layout, objects, found), "the cluster")
     kept = {o["metadata"]["name"] for o in base if o["kind"] in ("Secret", "ConfigMap")}
-    gone = plan.obsolete(look.removable(api, settings), objects)
+    # What stays is as the inventory says, not as it was then.
+    gone = () if again else plan.obsolete(look.removable(api, settings), objects)
     done = plan.change(generation, model.version, found, settings, layout.count, time.time(), look.pointed_at(api, settings), kept, gone)
     exists = look.namespace_exists(api, settings)
     scaler = kubernetes.autoscaling.objects(settings, kubernetes.name_of(done.plan.slot, generation))[:1] if settings.autoscaled and not done.changed else []
-    differs = look.differing(api, [*base, *scaler]) if exists else [f"{o['kind']}/{o['metadata']['name']}" for o in base]
+    differs = [] if again else look.differing(api, [*base, *scaler]) if exists else [f"{o['kind']}/{o['metadata']['name']}" for o in base]
     if done.plan.start:
         raise_for(config_checks.step_problems(model, [s.version for s in done.slots if s.running and s.version]))
-    steps = {step.kind: {**step._asdict(), "names": list(step.names)} for step in done.steps}
-    return {"changed": done.changed or bool(differs), "differs": differs, "generation": generation, "slot": done.plan.slot,
+    steps = {step.kind: {**step._asdict(), "names": list(step.names)} for step in done.steps if not (again and step.kind == "prune")}
+    return {"changed": bool(steps or differs), "differs": differs, "generation": generation, "slot": done.plan.slot,
             "name": kubernetes.name_of(done.plan.slot, generation), "reason": done.plan.reason, "steps": steps,
             "retire": [step.name for step in done.steps if step.kind == "retire"],
             "prune": [{"api_version": APIS[kind], "kind": kind, "name": name} for kind, name in

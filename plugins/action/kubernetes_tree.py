@@ -13,7 +13,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import config, generation
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError, raise_for
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets import kubernetes
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes import checks, output, sealed, tree
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes import checks, output, sealed, survey, tree
 
 ARGUMENT_SPEC: dict[str, t.Any] = {
     "model": {"type": "dict", "required": True},
@@ -57,7 +57,7 @@ def planned(args: t.Mapping[str, t.Any], existing: t.Mapping[str, str]) -> tuple
     variables = config.plain(args["model"])
     model, settings = config.Model.from_vars(variables), kubernetes.Settings.from_vars(args["settings"])
     layout = config.layout_of({"livekit_layout": args["layout"]})
-    made = kubernetes.Material(model, settings, layout, variables)
+    made = kubernetes.Material(model, settings, layout, survey.kept(variables, settings))
     name = kubernetes.generation_name(made)
     held = output.slots(existing, layout.count)
     # Where nobody waits for the new generation, the old one stays until it is retired; and only one can be on its way at a time.

@@ -46,6 +46,12 @@ options:
     description: What the role P(openrtc.livekit.controller#role) sets of C(controller.json).
     type: dict
     default: {}
+  generation:
+    description:
+      - Name of a generation that was there before and runs again, with O(model) and O(settings) as they were then
+        (RV(openrtc.livekit.kubernetes_info#module:previous)). Only its own steps are planned then.
+    type: str
+    default: ""
   kubeconfig:
     description: Path of the kubeconfig; E(KUBECONFIG) or C(~/.kube/config) by default.
     type: path

@@ -193,7 +193,7 @@ def missing_rights(reviews: t.Iterable[t.Mapping[str, t.Any]]) -> list[Problem]:
     for review in reviews:
         if not (review.get("status") or {}).get("allowed"):
             asked = review["spec"]["resourceAttributes"]
-            what = ".".join(filter(None, (asked["resource"], asked.get("group"))))
+            what = ".".join(filter(None, ("/".join(filter(None, (asked["resource"], asked.get("subresource")))), asked.get("group"))))
             where = f"namespace {asked['namespace']}" if asked.get("namespace") else "the whole cluster"
             found.append(Problem("no_rights", "the account of the kubeconfig", f"it may not {asked['verb']} {what} in {where}",
                                  "Give it that right, or use another context"))

@@ -7,6 +7,7 @@ Note that this module util is PRIVATE to the collection.
 """
 from __future__ import annotations
 
+import base64
 import typing as t
 
 from ...errors import FleetError
@@ -61,6 +62,18 @@ def removable(api: Api, settings: Settings) -> list[tuple[str, c.Row]]:
             if exc.failure["code"] not in ("not_found", "no_rights"):
                 raise
     return found
+
+
+def workloads(api: Api, settings: Settings) -> list[tuple[str, c.Row]]:
+    """(kind, object) of everything of ours that runs pods."""
+    base = f"/apis/apps/v1/namespaces/{settings.namespace}"
+    return [(kind, row) for kind in ("Deployment", "DaemonSet", "StatefulSet") for row in api.items(f"{base}/{plural(kind)}", OURS)]
+
+
+def files(api: Api, settings: Settings, name: str) -> dict[str, str]:
+    """{file: text} of the Secret of a generation, {} where it is gone. It holds everything that is secret of a deployment."""
+    found = api.get(f"/api/v1/namespaces/{settings.namespace}/secrets/{name}") or {}
+    return {key: base64.b64decode(value).decode() for key, value in (found.get("data") or {}).items()}
 
 
 _SERVERS_OWN = ("managedFields", "resourceVersion", "generation", "creationTimestamp", "uid")
@@ -128,4 +141,4 @@ def _slim_pod(row: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     meta = _part(row["metadata"], "name", "namespace", "labels", "deletionTimestamp", "deletionGracePeriodSeconds", "ownerReferences", "uid")
     containers = [{"ports": inner["ports"]} for inner in row["spec"].get("containers") or () if inner.get("ports")]
     return {"metadata": meta, "spec": {**_part(row["spec"], "nodeName", "hostNetwork", "volumes"), "containers": containers},
-            "status": _part(row.get("status") or {}, "phase", "startTime", "conditions", "containerStatuses")}
+            "status": _part(row.get("status") or {}, "phase", "startTime", "podIP", "conditions", "containerStatuses")}

@@ -92,9 +92,15 @@ def needed(objects_: t.Iterable[t.Mapping[str, t.Any]]) -> list[Object]:
     here = next((place for *dummy, place in asked if place), "")
     asked.update({("list", "", "nodes", ""): None, ("list", "", "pods", ""): None, ("patch", "", "pods", here): None})
     asked.update({("delete", group, plural, here): None for group, plural in (("apps", "deployments"), ("", "secrets"), ("", "configmaps"))})
-    return [{"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
-             "spec": {"resourceAttributes": {"verb": verb, "group": group, "resource": resource, **({"namespace": place} if place else {})}}}
-            for verb, group, resource, place in asked]
+    asked[("create", "", "pods/exec", here)] = None  # playbooks work in the pods of the executors
+    return [review(verb, group, resource, place) for verb, group, resource, place in asked]
+
+
+def review(verb: str, group: str, resource: str, place: str = "") -> Object:
+    """The question whether one may do this. resource: in the plural, with a subresource behind a slash; place: a namespace, "" for the whole cluster."""
+    name, dummy, part = resource.partition("/")
+    asked = {"verb": verb, "group": group, "resource": name, **({"subresource": part} if part else {}), **({"namespace": place} if place else {})}
+    return {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": asked}}
 
 
 def plural(kind: str) -> str:
