@@ -17,7 +17,7 @@ from ansible_collections.openrtc.livekit.plugins.module_utils import _slot_modul
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import config, config_checks, generation, probe, rollback
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.balancers import haproxy
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError, raise_for
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.host import mask
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.slot_files import mask
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.slots import Layout
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets import compose
 from ansible_collections.openrtc.livekit.plugins.plugin_utils.host_lock import HostLock

@@ -201,13 +201,13 @@ def look_at_runtime(host: SlotHost) -> dict[str, t.Any]:
 
 def as_row(host: SlotHost, slot: Slot, params: dict[str, t.Any]) -> dict[str, t.Any]:
     row = _slot_module.as_row(slot, host)
-    accepted = {} if slot.free else host.keys(slot.slot)
+    accepted = {} if slot.free else host.shelf.keys(slot.slot)
     row["api_keys"] = sorted(accepted)
     row["other_secrets"] = sorted(name for name, secret in params["keys"].items() if accepted.get(name, str(secret)) != str(secret))
     if params["config"]:
-        row["config"] = host.config_text(slot.slot)
+        row["config"] = host.shelf.config_text(slot.slot)
     if params["model"] != "none":
-        model = host.model(slot.slot).get("model") or {}
+        model = host.shelf.model(slot.slot).get("model") or {}
         row["model"] = model if params["model"] == "full" else rollback.digests(model)
     return row
 

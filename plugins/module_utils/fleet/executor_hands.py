@@ -74,7 +74,7 @@ class Hands:
         host = self._host()
         if self._node(slot, node_id) is None:
             return {"ended": []}
-        pairs = host.keys(slot)
+        pairs = host.shelf.keys(slot)
         if not pairs:
             raise FleetError("end rooms", f"slot {slot}", "its keys.yaml names no API key", "Look at the files of the slot on this host", code="no_keys")
         bearer = token(*next(iter(pairs.items())), grants={"room_create": True}, ttl=60)

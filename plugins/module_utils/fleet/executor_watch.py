@@ -140,7 +140,7 @@ class Watch:
             every = LOOK_EVERY
         except Unknown:
             states, every = None, 1.0
-        marks = (states, [started(p[0]) for dummy, p in self._slots if p], self._files())
+        marks = (states, [started(p[0]) for dummy, p in self._slots if p], self.host.shelf.marks(self.host.layout.numbers) if self.host else None)
         changed, self._marks = marks != self._marks, marks
         if changed or time.monotonic() - self._looked > every:
             self._states = states
@@ -166,17 +166,6 @@ class Watch:
             self._measured = {p: m for p, m in self._measured.items() if p in alive}
         if tell:
             self.changed.set()
-
-    def _files(self) -> list[int]:
-        """Times of the files that change what a slot is called."""
-        out = []
-        for n in self.host.layout.numbers if self.host else ():
-            for path in (f"{self.host.state_dir}/{n}/gate", f"{self.host.config_dir}/{n}/generation.json"):  # type: ignore[union-attr]
-                try:
-                    out.append(os.stat(path).st_mtime_ns)
-                except OSError:
-                    out.append(0)
-        return out
 
     def _due(self, slot: t.Any, process: Process) -> bool:
         at, dummy = self._measured.get(process, (0.0, {}))

@@ -9,12 +9,8 @@ Note that this module util is PRIVATE to the collection.
 """
 from __future__ import annotations
 
-import hashlib
 import http.client
-import json
-import os
 import re
-import shutil
 import time
 import typing as t
 import urllib.error
@@ -23,21 +19,15 @@ import urllib.request
 from .config_checks import static_problems
 from .errors import FleetError, raise_for
 from .generation import Slot
-from .runtimes import Running, Runtime
+from .runtimes import Running, Runtime, Shelf
 from .runtimes.systemd import Run, Systemd
+from .slot_files import SlotFiles, mask
 from .slots import Layout
 
 # A SIGTERM within 0.1 s after the first answer starts a drain that never ends (server.go: Start sets `running` late).
 SETTLE = 0.5
 _NODE_ID = re.compile(r'node_id="(ND_\w+)"')
 _GAUGE = re.compile(r"^(livekit_room_total|livekit_participant_total)\{[^}]*\} (\S+)", re.M)
-_PAIR = re.compile(r'(?m)^("(?:[^"\\]|\\.)*"|[^":\s]+): (.+)$')
-_SECRET = re.compile(r"(?m)^(\s*-?\s*\S*(?:password|secret|credential)\S*:\s*).+$")
-
-
-def mask(text: str) -> str:
-    """A configuration text that may be shown: values of passwords, secrets and credentials are starred."""
-    return _SECRET.sub(r"\g<1>********", text)
 
 
 def http_get(url: str, timeout: float = 2.0) -> tuple[int | None, str]:
@@ -54,26 +44,19 @@ def http_get(url: str, timeout: float = 2.0) -> tuple[int | None, str]:
         return None, ""
 
 
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _scalar(text: str) -> str:
-    return str(json.loads(text)) if text.startswith('"') else text
-
-
 class SlotHost:
     """The slots of this host. `run` executes a command and returns (rc, stdout, stderr), as AnsibleModule.run_command does.
 
-    runtime: what runs their processes; units of systemd unless another is given.
+    runtime: what runs their processes, units of systemd unless another is given; shelf: what is kept of their generations, files unless another is given.
     """
 
     def __init__(self, run: Run, layout: Layout, config_dir: str = "/etc/livekit/slots", state_dir: str = "/var/lib/livekit/slots",
-                 opt_dir: str = "/opt/livekit", address: str = "127.0.0.1", group: str = "livekit", runtime: Runtime | None = None) -> None:
-        self.run, self.layout, self.address, self.group = run, layout, address, group
-        self.config_dir, self.state_dir = config_dir, state_dir
+                 opt_dir: str = "/opt/livekit", address: str = "127.0.0.1", group: str = "livekit", runtime: Runtime | None = None,
+                 shelf: Shelf | None = None) -> None:
+        self.run, self.layout, self.address = run, layout, address
         # run may be replaced later, so it is looked up at each call
         self.runtime: Runtime = runtime or Systemd(lambda command: self.run(command), config_dir, opt_dir)  # pylint: disable=unnecessary-lambda
+        self.shelf: Shelf = shelf or SlotFiles(config_dir, state_dir, group)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -84,12 +67,9 @@ class SlotHost:
         return [self._observe(n, found.get(n, Running()), measure) for n in numbers]
 
     def _observe(self, n: int, found: Running, measure: bool = True) -> Slot:
-        meta = self._meta(n)
+        facts = self.shelf.facts(n)
         values: dict[str, t.Any] = {
-            "slot": n, "state": found.state, "pid": found.pid, "generation": meta.get("generation"), "version": found.version or meta.get("version"),
-            "intact": self._intact(n, meta), "exposed": self._exposed(n, meta), "gate": self._read(f"{self.state_dir}/{n}/gate"), "enabled": found.enabled,
-            **self._service(n, meta),
-        }
+            **facts, "slot": n, "state": found.state, "pid": found.pid, "version": found.version or facts.get("version"), "enabled": found.enabled}
         if found.pid:
             values.update(since=found.since, state_since=found.state_since, **(self.measure(n) if measure else {}))
         return Slot(**values)
@@ -107,104 +87,12 @@ class SlotHost:
             out["participants"] = gauges.get("livekit_participant_total", 0)
         return out
 
-    def config_text(self, n: int) -> str:
-        """The configuration file of slot n with its secrets masked, "" where there is none."""
-        return mask(self._read(f"{self.config_dir}/{n}/config.yaml") or "")
-
-    def _read(self, path: str) -> str | None:
-        try:
-            with open(path, encoding="utf-8") as handle:
-                return handle.read().strip()
-        except OSError:
-            return None
-
-    def _meta(self, n: int) -> dict[str, t.Any]:
-        return self._json(f"{self.config_dir}/{n}/generation.json")
-
-    def _json(self, path: str) -> dict[str, t.Any]:
-        try:
-            return dict(json.loads(self._read(path) or "{}"))
-        except (TypeError, ValueError):
-            return {}
-
-    def _service(self, n: int, meta: dict[str, t.Any]) -> dict[str, t.Any]:
-        """{served_at, rolled_back}: since when the generation in slot n has been known to be good, and whether a rollback brought it."""
-        made = self.model(n)
-        gate = f"{self.state_dir}/{n}/gate"
-        passed = meta.get("generation") and self._read(gate) == meta["generation"]
-        return {"served_at": os.path.getmtime(gate) if passed else made.get("served_at"), "rolled_back": bool(made.get("rolled_back"))}
-
-    def model(self, n: int) -> dict[str, t.Any]:
-        """{model, served_at, rolled_back} that the generation in slot n was made from, {} where that is not known. It holds secrets."""
-        return self._json(f"{self.config_dir}/{n}/model.json")
-
-    def keys(self, n: int) -> dict[str, str]:
-        """{name: secret} of the API keys that the node in slot n accepts, as config.to_yaml wrote them; {} where that is not known."""
-        pairs = _PAIR.findall(self._read(f"{self.config_dir}/{n}/keys.yaml") or "")
-        return {_scalar(name): _scalar(secret) for name, secret in pairs}
-
-    def _intact(self, n: int, meta: dict[str, t.Any]) -> bool:
-        for name, want in (meta.get("files") or {}).items():
-            try:
-                with open(f"{self.config_dir}/{n}/{name}", "rb") as handle:
-                    if sha256(handle.read()) != want:
-                        return False
-            except OSError:
-                return False
-        return True
-
-    def _exposed(self, n: int, meta: dict[str, t.Any]) -> tuple[str, ...]:
-        paths = [f"{self.config_dir}/{n}/{name}" for name in meta.get("files") or {}]
-        return tuple(path for path in paths if os.path.exists(path) and os.stat(path).st_mode & 0o007)
-
     # -- doing ---------------------------------------------------------------------------------------------------
 
     def write(self, n: int, generation: str, version: str, files: t.Mapping[str, str]) -> None:
-        """Lay down a generation in slot n, which must not run. Files 0640, directory 0750, root:livekit."""
+        """Lay down a generation in slot n, which must not run."""
         self.runtime.require(n, version)
-        files = {**files, **self.runtime.lay(n, generation, version)}
-        final, fresh = f"{self.config_dir}/{n}", f"{self.config_dir}/.{n}.new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        try:
-            os.makedirs(fresh, mode=0o750)
-            meta = {"generation": generation, "version": version, "created_at": int(time.time()),
-                    "files": {name: sha256(text.encode()) for name, text in files.items()}}
-            for name, text in {**files, "generation.json": json.dumps(meta, indent=1, sort_keys=True) + "\n"}.items():
-                self._put(f"{fresh}/{name}", text)
-            self.runtime.link(fresh, version)
-            self._own(fresh, 0o750)
-        except OSError as exc:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise FleetError("write a generation", f"slot {n} in {self.config_dir}", exc,
-                             "Nothing was started and nothing that runs was touched; free space or fix the directory, then run again",
-                             code="write_failed") from exc
-        shutil.rmtree(final, ignore_errors=True)
-        os.rename(fresh, final)
-        self.set_gate(n, None)
-
-    def _put(self, path: str, text: str) -> None:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640)
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(text)
-        self._own(path, 0o640)
-
-    def _own(self, path: str, mode: int) -> None:
-        os.chmod(path, mode)
-        if os.geteuid() == 0:
-            shutil.chown(path, "root", self.group)
-
-    def set_gate(self, n: int, generation: str | None) -> None:
-        """Record which generation passed its gates in slot n; the agent check reads it. None takes the mark away."""
-        path = f"{self.state_dir}/{n}/gate"
-        if generation is None:
-            if os.path.exists(path):
-                os.unlink(path)
-            return
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        with open(path + ".new", "w", encoding="utf-8") as out:
-            out.write(generation + "\n")
-        os.chmod(path + ".new", 0o644)
-        os.replace(path + ".new", path)
+        self.shelf.write(n, generation, version, {**files, **self.runtime.lay(n, generation, version)}, lambda folder: self.runtime.link(folder, version))
 
     def static_check(self, n: int) -> None:
         """Let the release itself read the configuration. Judged by its words: it exits 0 even on errors (facts 1.9)."""
@@ -242,7 +130,7 @@ class SlotHost:
     def serve(self, n: int, generation: str) -> None:
         """The generation passed: it starts at boot from now on, and the agent check lets the balancer in."""
         self.runtime.enable(n)
-        self.set_gate(n, generation)
+        self.shelf.set_gate(n, generation)
 
     def drain(self, n: int) -> bool:
         """One SIGTERM, only to a node that runs and has had none; False when there was nothing to signal. Returns at once."""
@@ -275,8 +163,8 @@ class SlotHost:
 
         LiveKit may have placed rooms on it meanwhile, as it does on every node of the registry. Then it is left to drain.
         """
-        gate, meta = self._read(f"{self.state_dir}/{n}/gate"), self._meta(n)
-        if gate and gate == meta.get("generation"):
+        facts = self.shelf.facts(n)
+        if facts.get("gate") and facts["gate"] == facts.get("generation"):
             raise FleetError("discard a slot", f"slot {n}", "its generation passed the gates and may hold calls", "Drain it instead", code="slot_serving")
         if self.drain(n):
             end = time.monotonic() + timeout

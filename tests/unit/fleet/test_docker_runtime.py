@@ -137,7 +137,7 @@ def test_the_static_check_runs_the_image_without_network_or_privileges(host):
     host.write(1, "abc", "1.13.5", {"config.yaml": "port: 7880\n"})
     host.static_check(1)
     words = host.commands[-1]
-    assert words[-3:] == ["--config", f"{host.config_dir}/1/config.yaml", "ports"]
+    assert words[-3:] == ["--config", f"{host.shelf.config_dir}/1/config.yaml", "ports"]
     assert ["--network", "none"] == words[words.index("--network"):][:2] and "--rm" in words and "--read-only" in words
 
 

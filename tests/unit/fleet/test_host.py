@@ -11,7 +11,8 @@ import threading
 
 import pytest
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.host import SlotHost, mask
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.host import SlotHost
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.slot_files import mask
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.slots import Layout
 
 FILES = {"config.yaml": "port: 7880\n", "keys.yaml": "key: secret\n"}
@@ -90,7 +91,7 @@ def test_a_key_file_that_everybody_can_read_is_named(host, tmp_path):
 
 
 def test_writing_a_generation_takes_the_gate_mark_away(host):
-    host.set_gate(1, "old")
+    host.shelf.set_gate(1, "old")
     host.write(1, "new", "1.13.5", FILES)
     assert host.observe()[0].gate is None
 
@@ -107,7 +108,7 @@ def test_a_full_disk_leaves_the_slot_as_it_was(host, tmp_path, monkeypatch):
     def full(path, text):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(host, "_put", full)
+    monkeypatch.setattr(host.shelf, "_put", full)
     with pytest.raises(FleetError, match="No space left") as caught:
         host.write(1, "new", "1.13.5", FILES)
     assert caught.value.failure["code"] == "write_failed"

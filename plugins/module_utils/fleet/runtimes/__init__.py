@@ -70,3 +70,28 @@ class Runtime(t.Protocol):
 
     def about(self) -> dict[str, t.Any]:
         """What an operator may want to know of the runtime itself, {} for nothing."""
+
+
+class Shelf(t.Protocol):
+    """What is kept of the generation in each slot of one host beside its process: files on a host, marks on objects in Kubernetes."""
+
+    def facts(self, n: int) -> dict[str, t.Any]:
+        """Fields of generation.Slot: generation, version, intact, exposed, gate, served_at, rolled_back, as far as there is something in slot n."""
+
+    def marks(self, numbers: t.Iterable[int]) -> t.Any:
+        """Something that differs as soon as the facts of a slot may do. Cheap: it is asked several times a second."""
+
+    def set_gate(self, n: int, generation: str | None) -> None:
+        """Record which generation passed its gates in slot n, so that balancers let callers in. None takes the mark away."""
+
+    def write(self, n: int, generation: str, version: str, files: t.Mapping[str, str], link: t.Callable[[str], None]) -> None:
+        """Lay down a generation in slot n, which must not run. link: puts into the fresh directory what is no text."""
+
+    def config_text(self, n: int) -> str:
+        """The configuration of slot n with its secrets masked, "" where it is not known."""
+
+    def model(self, n: int) -> dict[str, t.Any]:
+        """{model, served_at, rolled_back} that the generation in slot n was made from, {} where that is not known. It holds secrets."""
+
+    def keys(self, n: int) -> dict[str, str]:
+        """{name: secret} of the API keys that the node in slot n accepts; {} where that is not known."""

@@ -56,9 +56,9 @@ def test_the_variables_come_only_when_asked_for(host):
 
 def test_a_generation_is_good_since_its_gates(host):
     assert host.observe()[0].served_at is None
-    host.set_gate(1, "abc")
+    host.shelf.set_gate(1, "abc")
     assert time.time() - 5 < host.observe()[0].served_at <= time.time()
-    host.set_gate(1, "another")
+    host.shelf.set_gate(1, "another")
     assert host.observe()[0].served_at is None
 
 
