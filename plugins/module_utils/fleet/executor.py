@@ -13,7 +13,6 @@ Note that this module util is PRIVATE to the collection.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import signal
@@ -28,50 +27,19 @@ from .balancers.haproxy_runtime import Runtime
 from .errors import FleetError
 from .executor_hands import ORDERS, Hands
 from .executor_orders import Listener, Log
-from .executor_watch import TICK, Memory, Units, Watch, patterns
+from .executor_settings import Settings
+from .executor_targets import TARGETS
+from .executor_watch import TICK, Memory, Watch
 from .host import Run, SlotHost
 from .move_store import DEAD
 from .orders import CHANNEL
 from .registry import Registry
 from .reports import HOSTS
-from .runtimes import docker_pulse, systemd
-from .runtimes.docker import Docker
-from .runtimes.docker_api import DockerApi
-from .slots import Layout
-from .targets import compose
 
 __all__ = ["ORDERS", "Executor", "Settings"]
 
 BEAT = 1.0  # seconds
 BLIND = 4.0  # a host that could not be looked at for so long is not reported: old news must not look fresh
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """The file executor.json."""
-
-    host: str
-    address: str
-    redis: t.Mapping[str, t.Any] = dataclasses.field(repr=False)
-    layout: t.Mapping[str, t.Any] | None = None  # None: no media host
-    config_dir: str = "/etc/livekit/slots"
-    state_dir: str = "/var/lib/livekit/slots"
-    opt_dir: str = "/opt/livekit"
-    target: str = "native"  # or compose
-    compose: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict)  # as targets.compose.Settings
-    states: str = ""  # file for an agent check that cannot ask by itself
-    balancer: str = ""  # haproxy-http, haproxy-tcp, nginx or ""
-    socket: str = "/run/haproxy/admin.sock"
-    neighbours: t.Sequence[t.Mapping[str, str]] = ()
-    memory: str = "/run/livekit-executor/nodes.json"
-
-    @classmethod
-    def read(cls, path: str) -> Settings:
-        try:
-            with open(path, encoding="utf-8") as handle:
-                return cls(**json.load(handle))
-        except (OSError, TypeError, ValueError) as exc:
-            raise FleetError("read the settings", path, exc, "Run openrtc.livekit.deploy", code="executor_settings") from exc
 
 
 def log(event: str, **fields: t.Any) -> None:
@@ -98,49 +66,6 @@ def tell_systemd(word: str) -> None:
             sock.sendto(word.encode(), "\0" + path[1:] if path.startswith("@") else path)
 
 
-class Native:
-    """Where this host's nodes and neighbours are units of systemd."""
-
-    def __init__(self, settings: Settings, run: Run) -> None:
-        self.settings, self.run = settings, run
-
-    def host(self) -> SlotHost | None:
-        s = self.settings
-        return None if s.layout is None else SlotHost(self.run, Layout.from_mapping(s.layout), s.config_dir, s.state_dir, s.opt_dir, s.address)
-
-    def units(self, near: t.Sequence[str]) -> t.Callable[[], t.Mapping[str, str]]:
-        names = patterns(near, self.settings.layout is not None)
-        return Units(names) if names else dict
-
-    def end(self, unit: str) -> bool:
-        """One SIGTERM for a neighbour; False when it does not run."""
-        return systemd.stop_unit(self.run, unit)
-
-
-class Containers:
-    """Where they are containers of Docker; a neighbour's `unit` is the name of its container."""
-
-    def __init__(self, settings: Settings, run: Run) -> None:
-        self.settings, self.run = settings, run
-        self.compose = compose.Settings.from_mapping(settings.compose)
-        self.api = DockerApi(self.compose.socket, timeout=2.0)
-
-    def host(self) -> SlotHost | None:
-        s = self.settings
-        if s.layout is None:
-            return None
-        layout = Layout.from_mapping(s.layout)
-        return SlotHost(self.run, layout, s.config_dir, s.state_dir, s.opt_dir, s.address,
-                        runtime=Docker(self.run, layout, self.compose, s.config_dir, s.address, self.api, strict=False))
-
-    def units(self, near: t.Sequence[str]) -> t.Callable[[], t.Mapping[str, str]]:
-        """A balancer that hosts neither asks nobody: its executor gets no socket of Docker."""
-        return docker_pulse.Pulse(self.api, self.compose.project, near) if near or self.settings.layout is not None else dict
-
-    def end(self, unit: str) -> bool:
-        return docker_pulse.stop_container(self.api, unit)
-
-
 class Executor:
     """Three threads: one looks at the host, one reports, one hears orders. run() returns when `stop` is set."""
 
@@ -150,11 +75,11 @@ class Executor:
         self.stop = threading.Event()
         self.registry: t.Any = Registry(settings.redis) if settings.redis else None  # None: it only watches, for the agent check
         near = [row["unit"] for row in settings.neighbours]
-        here = Containers(settings, run) if settings.target == "compose" else Native(settings, run)
-        host = host or here.host()
-        self.watch = Watch(host, units or here.units(near), near, Memory(settings.memory))
-        proxy = Runtime(settings.socket) if settings.balancer.startswith("haproxy") else None
-        self.hands = Hands(run, host, self.watch, self._report_now, proxy, near, here.end)
+        self.here = TARGETS[settings.target](settings, run)
+        host = host or self.here.host()
+        self.watch = Watch(host, units or self.here.units(near), near, Memory(settings.memory))
+        proxy = Runtime(settings.socket, master_path=settings.master) if settings.balancer.startswith("haproxy") else None
+        self.hands = Hands(run, host, self.watch, self._report_now, proxy, near, self.here.end)
         self.listener: t.Any = Listener(settings.redis, settings.host, self.hands.do, logs, self.stop) if settings.redis else None
         self._up: bool | None = None
         self._at = (0.0, 0.0)  # Redis' clock and this one's steady clock at the same moment
@@ -167,7 +92,7 @@ class Executor:
             self.log("host", state="unseen", got=exc.failure["got"])
         work: list[tuple[str, t.Callable[[], None]]] = [("watch", self._watch)]
         if self.registry:
-            work += [("report", self._report), ("orders", self.listener.run)]
+            work += [("report", self._report), ("orders", self.listener.run), *self.here.work(self)]
         threads = [threading.Thread(target=each, name=name, daemon=True) for name, each in work]
         for thread in threads:
             thread.start()
@@ -175,6 +100,10 @@ class Executor:
             dead = [thread.name for thread in threads if not thread.is_alive()]
             if dead:  # systemd starts us again
                 raise FleetError("go on", self.settings.host, f"the thread {dead[0]} ended", "See the lines before this one", code="executor_thread")
+        if self.settings.passing:
+            self.watch.changed.set()
+            threads[1].join(2.0)
+            self.registry.ask("leave the registry", ("HDEL", HOSTS, self.settings.host))
 
     # -- looking
 

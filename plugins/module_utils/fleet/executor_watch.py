@@ -20,6 +20,7 @@ import typing as t
 
 from .host import SlotHost
 from .reports import HostReport
+from .runtimes.processes import started
 from .runtimes.systemd import UNIT
 
 try:
@@ -37,16 +38,6 @@ Process = t.Tuple[int, str]  # pid and when it started: names one process for ev
 
 class Unknown(Exception):
     """D-Bus does not tell the states of the units now."""
-
-
-def started(pid: int) -> str | None:
-    """When a process started (ticks after boot); None where there is none, or only its remains."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as handle:
-            fields = handle.read().rpartition(b")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in (b"Z", b"X") else fields[19].decode()
 
 
 class Units:

@@ -103,10 +103,13 @@ class Pool:
     def __init__(self, runtime: Runtime, layout: Layout) -> None:
         self.runtime, self.layout = runtime, layout
 
-    def sync(self, reports: Reports, now: float) -> list[str]:
-        """What was sent. Raises FleetError balancer_socket."""
+    def sync(self, read: t.Callable[[], tuple[Reports, float]]) -> list[str]:
+        """What was sent. read: the reports and the time of Redis. Raises FleetError balancer_socket."""
         names = [line.strip() for line in self.runtime.ask("show backend").splitlines()]
-        sent = commands(wanted(reports, self.layout, now), parse_servers(self.runtime.ask("show servers state")), names)
+        seen = parse_servers(self.runtime.ask("show servers state"))
+        # Reports are read last: a server that somebody else told to drain just now is reported as draining by then, and is not taken back.
+        reports, now = read()
+        sent = commands(wanted(reports, self.layout, now), seen, names)
         for command in sent:  # one by one: what follows a refused one on a line would not be carried out
             self.runtime.ask(command)
         return sent

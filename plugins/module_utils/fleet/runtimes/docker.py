@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Nodes as containers of Docker, one Compose project per slot: the target `compose`.
 
-Docker has no word for "told to end, and not there yet". But the init of every container ignores SIGTERM from the first one on, and
-/proc tells that of any process: so a drain is seen whoever started it, and however Docker or this code was interrupted meanwhile.
+Docker has no word for "told to end, and not there yet". But the init of every container tells it (processes.py): so a drain is seen
+whoever started it, and however Docker or this code was interrupted meanwhile.
 A container that drains has no restart policy any more, so neither its end nor a reboot brings it back.
 
 Note that this module util is PRIVATE to the collection.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import os
 import pwd
 import re
 import signal
@@ -23,30 +22,19 @@ from .. import config
 from ..errors import FleetError
 from ..slots import Layout
 from ..targets import compose
-from . import Running
+from . import Running, processes
 from .docker_api import DockerApi
 from .systemd import Run
 
 Container = t.Dict[str, t.Any]  # as GET /containers/ID/json tells it
 ENABLED, DISABLED = "unless-stopped", "no"
 STATES = {"running": "active", "paused": "active", "restarting": "activating", "removing": "deactivating"}
-TERM = 1 << (signal.SIGTERM - 1)
-
-
-def told(pid: int) -> bool:
-    """Whether the init with this process id has had its SIGTERM."""
-    try:
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as handle:
-            found = re.search(r"^SigIgn:\s*([0-9a-f]+)", handle.read(), re.M)
-    except OSError:
-        return False
-    return bool(found and int(found[1], 16) & TERM)
 
 
 def state_of(container: Container) -> str:
     """What systemd would call it. A node that was fenced, or told to end before it could listen, has not failed."""
     now = container["State"]
-    if now["Status"] == "running" and told(int(now["Pid"])):
+    if now["Status"] == "running" and processes.told(int(now["Pid"])):
         return "deactivating"
     if now["Status"] == "exited" and now["ExitCode"] not in (0, 128 + signal.SIGKILL, 128 + signal.SIGTERM):
         return "failed"
@@ -200,19 +188,7 @@ class Docker:
         want = pid or self.pid(n)
         if want is None:
             return True, ""
-        try:
-            handle = os.pidfd_open(want)
-        except ProcessLookupError:
-            return True, ""
-        try:
-            if self.pid(n) != want:
-                return False, f"process {want} is not the node in slot {n}"
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
-        except OSError as exc:
-            return isinstance(exc, ProcessLookupError), str(exc)
-        finally:
-            os.close(handle)
-        return True, ""
+        return processes.kill(want, lambda: self.pid(n) == want)
 
     def clear(self, n: int) -> None:
         container = self._container(n)

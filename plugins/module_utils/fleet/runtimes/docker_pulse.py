@@ -10,8 +10,9 @@ from __future__ import annotations
 import typing as t
 
 from ..errors import FleetError
-from .docker import state_of, told
+from .docker import state_of
 from .docker_api import DockerApi
+from .processes import told
 
 
 class Pulse:

@@ -33,7 +33,7 @@ def base(model: config.Model, settings: Settings, layout: Layout, haproxy: str =
         *tuning.objects(settings, layout, turn=bool(model.turn.get("enabled"))),
         *workers.executor(model, settings, layout),
         *workers.controller(model, settings, controller),
-        *edge.objects(model, settings, haproxy),
+        *edge.objects(model, settings, layout, haproxy),
         *autoscaling.objects(settings),
         *monitoring.objects(settings),
     ]

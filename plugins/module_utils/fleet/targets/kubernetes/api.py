@@ -9,6 +9,7 @@ Note that this module util is PRIVATE to the collection.
 """
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -18,11 +19,15 @@ import urllib.parse
 
 from ...errors import FleetError, require
 
-try:
-    import kubernetes
-    import kubernetes.config
-except ImportError:
-    kubernetes = None  # type: ignore[assignment]
+
+def _library() -> t.Any:
+    """The kubernetes library, None without it. Executors need none, and it takes 50 MB."""
+    try:
+        import kubernetes.config  # pylint: disable=import-outside-toplevel
+    except ImportError:
+        return None
+    return kubernetes
+
 
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 TIMEOUT = 10.0
@@ -45,7 +50,7 @@ class Api:
     @classmethod
     def from_kubeconfig(cls, path: str = "", context: str = "") -> Api:
         """path: "" for $KUBECONFIG or ~/.kube/config; context: "" for the current one. FleetError no_kubeconfig."""
-        require(kubernetes, "kubernetes", "python3-kubernetes")
+        kubernetes = require(_library(), "kubernetes", "python3-kubernetes")
         try:
             found = kubernetes.config.new_client_from_config(config_file=path or None, context=context or None).configuration
         except Exception as exc:
@@ -65,7 +70,7 @@ class Api:
         return cls(found.host, trust, token)
 
     @classmethod
-    def in_pod(cls) -> Api:
+    def in_pod(cls, timeout: float = TIMEOUT) -> Api:
         """With the account of the pod this runs in. FleetError no_account."""
         host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
         if not host or not os.path.exists(f"{ACCOUNT}/token"):
@@ -76,31 +81,59 @@ class Api:
                 return f"Bearer {handle.read().strip()}"
 
         literal = f"[{host}]" if ":" in host else host
-        return cls(f"https://{literal}:{port}", ssl.create_default_context(cafile=f"{ACCOUNT}/ca.crt"), token)
+        return cls(f"https://{literal}:{port}", ssl.create_default_context(cafile=f"{ACCOUNT}/ca.crt"), token, timeout)
 
     def ask(self, method: str, path: str, body: t.Any = None, accept: str = LIST, kind: str = "application/json") -> dict[str, t.Any]:
         """The answer as a mapping. Raises FleetError not_found, no_rights, unauthorized, conflict, kubernetes_unreachable, kubernetes_api."""
-        headers = {"Accept": accept, **({"Authorization": self.token()} if self.token() else {}), **({"Content-Type": kind} if body is not None else {})}
-        text = None if body is None else json.dumps(body)
-        for attempt in (1, 2):
-            try:
-                self.connection.request(method, self.base + path, text, headers)
-                answer = self.connection.getresponse()
-                raw = answer.read()
-                break
-            except (OSError, http.client.HTTPException) as exc:
-                self.connection.close()
-                # A connection that was kept too long ends without a word; only what changes nothing is said twice.
-                if attempt == 2 or method != "GET" or isinstance(exc, TimeoutError):
-                    raise FleetError("reach the API of Kubernetes", self.url, exc, "See whether kubectl with the same context answers",
-                                     code="kubernetes_unreachable") from exc
+        status, raw = self._send(method, path, body, accept, kind)
         try:
             found = dict(json.loads(raw or b"{}"))
         except (TypeError, ValueError):
             found = {"message": raw[:300].decode("utf-8", "replace")}
-        if answer.status >= 400:
-            raise self._refused(method, path, answer.status, found)
+        if status >= 400:
+            raise self._refused(method, path, status, found)
         return found
+
+    def text(self, path: str) -> str:
+        """The answer to a GET that is no JSON: a log. "" where there is none."""
+        status, raw = self._send("GET", path)
+        return raw.decode("utf-8", "replace") if status < 400 else ""
+
+    @contextlib.contextmanager
+    def stream(self, path: str) -> t.Iterator[http.client.HTTPResponse]:
+        """The answer to a GET, to be read line by line while it comes. Raises FleetError."""
+        try:
+            self.connection.request("GET", self.base + path, None, self._headers(LIST))
+            answer = self.connection.getresponse()
+        except (OSError, http.client.HTTPException) as exc:
+            raise self._unreachable(exc) from exc
+        if answer.status >= 400:
+            raise self._refused("GET", path, answer.status, {"message": answer.read(300).decode("utf-8", "replace")})
+        yield answer
+
+    def _headers(self, accept: str, kind: str = "") -> dict[str, str]:
+        token = self.token()
+        return {"Accept": accept, **({"Authorization": token} if token else {}), **({"Content-Type": kind} if kind else {})}
+
+    def _send(self, method: str, path: str, body: t.Any = None, accept: str = LIST, kind: str = "application/json") -> tuple[int, bytes]:
+        """(status, what came)."""
+        headers = self._headers(accept, "" if body is None else kind)
+        text = None if body is None else json.dumps(body)
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                self.connection.request(method, self.base + path, text, headers)
+                answer = self.connection.getresponse()
+                return answer.status, answer.read()
+            except (OSError, http.client.HTTPException) as exc:
+                self.connection.close()
+                # A connection that was kept too long ends without a word; a POST is not said twice.
+                if attempt == 2 or method == "POST" or isinstance(exc, TimeoutError):
+                    raise self._unreachable(exc) from exc
+
+    def _unreachable(self, exc: Exception) -> FleetError:
+        return FleetError("reach the API of Kubernetes", self.url, exc, "See whether kubectl with the same context answers", code="kubernetes_unreachable")
 
     def _refused(self, method: str, path: str, status: int, found: t.Mapping[str, t.Any]) -> FleetError:
         code, fix = {401: ("unauthorized", "Log in again: the credentials of the kubeconfig are not accepted"),

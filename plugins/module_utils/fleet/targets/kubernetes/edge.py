@@ -13,9 +13,11 @@ Note that this module util is PRIVATE to the collection.
 """
 from __future__ import annotations
 
+import dataclasses
 import urllib.parse
 
 from ... import config
+from ...slots import Layout
 from . import workers
 from .objects import SERVING, Object, as_json, container_security, hashed, make, pod_security, secret, selector, without_empty
 from .server import COMPONENT, shared
@@ -23,6 +25,7 @@ from .settings import Entry, Settings
 
 HAPROXY = "livekit-haproxy"
 INSIDE = "livekit-internal"  # what HTTP proxies of the cluster talk to
+SYNCED = f"{workers.MEMORY}/synced"  # there once the executor has told HAProxy its servers
 RUN, ETC, STATE = "/run/haproxy", "/etc/haproxy", "/var/lib/haproxy"
 HTTPS, HTTP, STATS = 8443, 8080, 8404  # inside the pod: below 1024 it would need root
 TUNNEL = 3600  # seconds without a byte, in front of which clients ping every few seconds; half of the proxies here default to 60
@@ -48,9 +51,9 @@ CLOUDS: dict[str, dict[str, str]] = {
 }
 
 
-def objects(model: config.Model, settings: Settings, haproxy: str = "") -> list[Object]:
+def objects(model: config.Model, settings: Settings, layout: Layout, haproxy: str = "") -> list[Object]:
     """haproxy: the text of haproxy.cfg, as the role haproxy's template gives it."""
-    found = _balancer(model, settings, haproxy) if settings.balanced else []
+    found = _balancer(model, settings, layout, haproxy) if settings.balanced else []
     return [*found, *services(model, settings), *_certificate(model, settings), *_ingress(settings), *_route(settings)]
 
 
@@ -126,11 +129,12 @@ def _certificate(model: config.Model, settings: Settings) -> list[Object]:
 
 # --- HAProxy ----------------------------------------------------------------------------------------------------------
 
-def _balancer(model: config.Model, settings: Settings, text: str) -> list[Object]:
+def _balancer(model: config.Model, settings: Settings, layout: Layout, text: str) -> list[Object]:
     namespace, proxy = settings.namespace, {"haproxy.cfg": text}
     redis = shared(model, settings).redis
     kept = {"executor.json": as_json({"target": "kubernetes", "namespace": namespace, "host": "", "address": "", "redis": redis, "layout": None,
-                                      "balancer": "haproxy-http", "socket": f"{RUN}/admin.sock", "memory": f"{workers.MEMORY}/nodes.json"})}
+                                      "balancer": "haproxy-http", "socket": f"{RUN}/admin.sock", "master": f"{RUN}/master.sock", "pool": dataclasses.asdict(layout),
+                                      "synced": SYNCED, "memory": f"{workers.MEMORY}/nodes.json"})}
     names = hashed(HAPROXY, proxy), hashed(f"{HAPROXY}-executor", kept)
     spread = {"selector": {"matchLabels": selector("haproxy")}, "maxUnavailable": 1}
     return [
@@ -155,6 +159,8 @@ def _proxy_pod(settings: Settings, config_map: str, kept: str) -> Object:
     executor["volumeMounts"].append({"name": "run", "mountPath": RUN})
     # A sidecar, so that it outlives HAProxy: as long as old sessions last there, a move has to be able to cut them.
     executor["restartPolicy"] = "Always"
+    # A HAProxy without servers refuses everybody. Later nothing takes this readiness away, not even a Redis that is gone.
+    executor["readinessProbe"] = {"exec": {"command": ["test", "-f", SYNCED]}, "periodSeconds": 1}
     shared_with = [{"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}, {"name": "state", "emptyDir": {"sizeLimit": "16Mi"}},
                    {"name": "config", "configMap": {"name": config_map, "defaultMode": 0o444}}]
     if settings.tls.secret:

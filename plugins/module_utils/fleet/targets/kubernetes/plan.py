@@ -70,11 +70,12 @@ def node_slots(found: Cluster, settings: Settings, count: int) -> dict[str, list
     out = {}
     for node in sorted({c.name(n) for n in found.media_nodes(settings)} | set(pods)):
         numbers = sorted(set(range(1, count + 1)) | set(pods[node]))
-        out[node] = [_pod_slot(n, pods[node].get(n), marks) for n in numbers]
+        out[node] = [pod_slot(n, pods[node].get(n), marks) for n in numbers]
     return out
 
 
-def _pod_slot(number: int, pod: Row | None, marks: t.Mapping[str, t.Mapping[str, str]]) -> Slot:
+def pod_slot(number: int, pod: Row | None, marks: t.Mapping[str, t.Mapping[str, str]]) -> Slot:
+    """marks: {Deployment: its annotations}. `enabled` is a generation that passed its gates as a whole: a pod of it that comes later has only its own to pass."""
     if pod is None:
         return Slot(number)
     generation, status = c.generation_of(pod), pod.get("status") or {}
@@ -83,7 +84,7 @@ def _pod_slot(number: int, pod: Row | None, marks: t.Mapping[str, t.Mapping[str,
     # A deletion timestamp is when the grace ends, not when it began.
     since = ends - grace if ends else None
     return Slot(number, state=pod_state(pod), generation=generation, version=c.labels(pod).get(VERSION),
-                gate=generation if c.labels(pod).get(SERVING) == "true" else None, enabled=notes is not None,
+                gate=generation if c.labels(pod).get(SERVING) == "true" else None, enabled=(notes or {}).get(GATE) == generation,
                 served_at=_number((notes or {}).get(SERVED_AT)), rolled_back=(notes or {}).get(ROLLED_BACK) == "true",
                 since=c.moment(status.get("startTime")), state_since=since)
 

@@ -27,9 +27,8 @@ def _rule(group: str, resources: list[str], *verbs: str) -> Object:
 # left for good is deleted. Labels and deletion costs of pods are patched.
 EXECUTOR_RULES = (
     _rule("", ["pods"], "get", "list", "watch", "patch", "delete"),
-    _rule("", ["pods/exec"], "create"),
-    _rule("apps", ["deployments"], "get", "list", "watch", "patch", "delete"),
-    _rule("apps", ["deployments/scale"], "get", "patch"),
+    _rule("", ["pods/log"], "get"),
+    _rule("apps", ["deployments"], "get", "list", "watch"),
 )
 CONTROLLER_RULES = (
     _rule("", ["pods"], "get", "list", "watch", "patch"),

@@ -5,6 +5,8 @@
 
 The executor is a DaemonSet, one per media node: a node's executor reports the slots of its node and carries out orders for them. It reads
 the pods of its node from the Kubernetes API; who it is, it learns from NODE_NAME and NODE_IP (in place of `host` and `address` of its settings).
+It sees the processes of its node (hostPID) and runs as the user of the nodes: so it notices a crash at once, kills a node that has to go
+without asking anybody, and needs no right to run commands in pods.
 Controllers share the lease in Redis that native controllers use.
 
 Note that this module util is PRIVATE to the collection.
@@ -28,7 +30,7 @@ PAGE = "/usr/local/lib/livekit/page"
 
 def identity_env() -> list[Object]:
     return [from_field("NODE_NAME", "spec.nodeName"), from_field("NODE_IP", "status.hostIP"), from_field("POD_NAME", "metadata.name"),
-            from_field("POD_NAMESPACE", "metadata.namespace")]
+            from_field("POD_IP", "status.podIP")]
 
 
 def executor_settings(model: config.Model, settings: Settings, layout: Layout) -> dict[str, t.Any]:
@@ -44,11 +46,11 @@ def executor(model: config.Model, settings: Settings, layout: Layout) -> list[Ob
     kept = {"executor.json": as_json(executor_settings(model, settings, layout))}
     name, namespace = hashed(EXECUTOR, kept), settings.namespace
     container = program(settings, "executor", settings.resources.executor, env=identity_env(), memory=True)
-    pod = without_empty({**_pod(settings, EXECUTOR, name, [container], memory=True), "hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet",
+    pod = without_empty({**_pod(settings, EXECUTOR, name, [container], memory=True), "hostNetwork": True, "hostPID": True, "dnsPolicy": "ClusterFirstWithHostNet",
                          "nodeSelector": dict(settings.node_selector), "tolerations": list(settings.tolerations)})
-    if not settings.balanced:  # there it closes sockets of the nodes itself, for which the kernel wants root with this one capability
+    if not settings.balanced:  # there it closes sockets of the nodes itself, for which the kernel wants root with this capability; KILL is for the nodes
         pod["securityContext"] = {"runAsUser": 0, "runAsGroup": 0, "seccompProfile": {"type": "RuntimeDefault"}}
-        container["securityContext"]["capabilities"]["add"] = ["NET_ADMIN"]
+        container["securityContext"]["capabilities"]["add"] = ["KILL", "NET_ADMIN"]
     return [
         secret(name, namespace, "executor", kept),
         make("DaemonSet", EXECUTOR, namespace, "executor", spec={
