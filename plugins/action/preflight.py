@@ -15,6 +15,7 @@ from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets impo
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.placement.policy import Policy
 
 ARGUMENT_SPEC: dict[str, t.Any] = {
+    "target": {"type": "str", "choices": ["native", "compose", "kubernetes"], "default": "native"},
     "model": {"type": "dict", "required": True},
     "layout": {"type": "dict", "default": {}},
     "placement": {"type": "dict", "default": {}},
@@ -36,6 +37,9 @@ class ActionModule(ActionBase):
         claims = [(c["protocol"], c["port"], c["port"], c["use"]) for c in args["claims"]]
         hosts = hosts_of(args["hosts"], args["balancers"], (task_vars or {}).get("hostvars", {}))
         try:
+            if args["target"] == "kubernetes":
+                raise FleetError("prepare hosts", ", ".join(args["hosts"]), "livekit_target is kubernetes, and a cluster makes its nodes by itself",
+                                 "Put the control machine into the group livekit_kubernetes, and no hosts into the other groups", code="target")
             model = config.Model.from_vars(args["model"])
             layout = config.layout_of({"livekit_layout": args["layout"]})
             found = config_checks.problems(model, layout, hosts=hosts, claims=claims)

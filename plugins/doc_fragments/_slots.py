@@ -29,8 +29,10 @@ options:
   target:
     description:
       - What runs the nodes of the host, V(native) units of systemd, V(compose) containers of Docker, one Compose project per slot.
+      - V(kubernetes) are the pods of a machine, seen from the pod of its executor. A generation is started there by the role
+        P(openrtc.livekit.kubernetes#role) alone.
     type: str
-    choices: [native, compose]
+    choices: [native, compose, kubernetes]
     default: native
   compose:
     description:

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import typing as t
 
 from .fleet.errors import FleetError
 from .fleet.host import SlotHost
 from .fleet.runtimes.docker import Docker
+from .fleet.runtimes.pods import Pods
 from .fleet.slots import Layout
 from .fleet.targets import compose
 
@@ -28,7 +30,7 @@ def argument_spec() -> dict[str, t.Any]:
         "config_dir": {"type": "path", "default": "/etc/livekit/slots"},
         "state_dir": {"type": "path", "default": "/var/lib/livekit/slots"},
         "opt_dir": {"type": "path", "default": "/opt/livekit"},
-        "target": {"type": "str", "choices": ["native", "compose"], "default": "native"},
+        "target": {"type": "str", "choices": ["native", "compose", "kubernetes"], "default": "native"},
         "compose": {"type": "dict", "default": {}},
     }
 
@@ -41,10 +43,23 @@ def slot_host(module: AnsibleModule) -> SlotHost:
         names = sorted(f.name for f in dataclasses.fields(Layout))
         raise FleetError("read the port layout", "option layout", exc, f"Use only these names, each a number: {', '.join(names)}", code="layout") from exc
     run = functools.partial(_run, module)
+    if p["target"] == "kubernetes":
+        pods = _pods()
+        return SlotHost(run, layout, address=p["address"], runtime=pods, shelf=pods)
     runtime = None
     if p["target"] == "compose":
         runtime = Docker(run, layout, compose.Settings.from_mapping(p["compose"]), p["config_dir"], p["address"])
     return SlotHost(run, layout, config_dir=p["config_dir"], state_dir=p["state_dir"], opt_dir=p["opt_dir"], address=p["address"], runtime=runtime)
+
+
+def _pods() -> Pods:
+    """The pods of the machine whose executor this runs beside."""
+    try:
+        return Pods(os.environ["POD_NAMESPACE"], os.environ["NODE_NAME"])
+    except KeyError as exc:
+        raise FleetError("look at the pods of this machine", "this host", "it is no executor of Kubernetes",
+                         "With livekit_target: kubernetes the inventory names the control machine, in the group livekit_kubernetes, and no media hosts",
+                         code="no_executor") from exc
 
 
 def _run(module: AnsibleModule, command: list[str]) -> tuple[int, str, str]:

@@ -80,10 +80,11 @@ machines:
     address: {description: Its internal address., type: str}
     executor: {description: The executor's pod that is ready there. Empty without one., type: str}
     cordoned: {description: Whether it takes no new pods., type: bool}
+    drained: {description: Whether that is because the playbook openrtc.livekit.drain drained it., type: bool}
     ready: {description: Whether the cluster hears of it., type: bool}
     nodes: {description: "How many LiveKit nodes run there, those that drain included.", type: int}
   sample:
-    - {name: node1, address: 10.0.0.11, executor: livekit-executor-x7k2p, cordoned: false, ready: true, nodes: 1}
+    - {name: node1, address: 10.0.0.11, executor: livekit-executor-x7k2p, cordoned: false, drained: false, ready: true, nodes: 1}
 balancers:
   description: HAProxy pods that are ready, each with C(name) and C(address).
   returned: success

@@ -133,7 +133,7 @@ def _part(row: t.Mapping[str, t.Any], *names: str) -> dict[str, t.Any]:
 
 
 def _slim_node(row: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    return {"metadata": _part(row["metadata"], "name", "labels"), "spec": _part(row.get("spec") or {}, "taints", "unschedulable"),
+    return {"metadata": _part(row["metadata"], "name", "labels", "annotations"), "spec": _part(row.get("spec") or {}, "taints", "unschedulable"),
             "status": _part(row.get("status") or {}, "conditions", "addresses")}
 
 

@@ -21,6 +21,7 @@ SLOT, GENERATION, VERSION = f"{MANAGER}/slot", f"{MANAGER}/generation", f"{MANAG
 # "true" on pods that callers may be sent to. Services select it, so a node gets callers only after its gate.
 SERVING = f"{MANAGER}/serving"
 GATE, SERVED_AT, ROLLED_BACK = f"{MANAGER}/gate", f"{MANAGER}/served-at", f"{MANAGER}/rolled-back"  # annotations of a generation
+DRAINED = f"{MANAGER}/drained"  # "true" on a machine that the playbook drain has cordoned
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"  # kept by the controller: which pod goes first when there are to be fewer
 
 APIS = {

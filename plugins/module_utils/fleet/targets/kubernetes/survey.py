@@ -19,7 +19,7 @@ from ...generation import Slot
 from . import cluster as c
 from . import plan
 from .cluster import Cluster, Row
-from .objects import COMPONENT, ROLLED_BACK, SERVED_AT, SERVING, VERSION, Object
+from .objects import COMPONENT, DRAINED, ROLLED_BACK, SERVED_AT, SERVING, VERSION, Object
 from .server import name_of
 from .settings import PREFIX, Settings
 
@@ -30,15 +30,16 @@ PRESENT = ("namespace", "create_namespace", "replicas", "autoscaling")
 
 
 def machines(found: Cluster, settings: Settings) -> list[Object]:
-    """[{name, address, executor, cordoned, ready, nodes}], by name: every machine for media, and others that have a pod of ours.
+    """[{name, address, executor, cordoned, drained, ready, nodes}], by name: every machine for media, and others that have a pod of ours.
 
-    executor: the pod that stands there, "" for none; nodes: how many LiveKit nodes run there, those included that drain.
+    executor: the pod that stands there, "" for none; drained: it is cordoned because of us; nodes: how many LiveKit nodes run there, those included that drain.
     """
     executors = {c.name(p): p["spec"].get("nodeName") for p in _component(found, settings, "executor") if c.ready(p)}
     running = collections.Counter(p["spec"].get("nodeName") for p in found.servers(settings.namespace) if not c.over(p))
     names = {c.name(n) for n in found.media_nodes(settings)} | {n for n in running if n}
     return [{"name": c.name(n), "address": c.address(n), "executor": next((pod for pod, on in executors.items() if on == c.name(n)), ""),
-             "cordoned": bool((n.get("spec") or {}).get("unschedulable")), "ready": c.ready(n), "nodes": running[c.name(n)]}
+             "cordoned": bool((n.get("spec") or {}).get("unschedulable")), "drained": c.notes(n).get(DRAINED) == "true",
+             "ready": c.ready(n), "nodes": running[c.name(n)]}
             for n in sorted(found.nodes, key=c.name) if c.name(n) in names]
 
 
