@@ -15,6 +15,7 @@ import signal
 import time
 import typing as t
 
+PROC = "/proc"
 AGAIN = 1.0  # seconds
 TERM = 1 << (signal.SIGTERM - 1)
 _INIT = b"\0init\0"  # in the command line of a container's init, see targets.init.command
@@ -22,13 +23,13 @@ _INIT = b"\0init\0"  # in the command line of a container's init, see targets.in
 
 def started(pid: int) -> str | None:
     """When a process started (ticks after boot); None where there is none, or only its remains."""
-    fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    fields = _read(f"{PROC}/{pid}/stat").rpartition(b")")[2].split()
     return fields[19].decode() if len(fields) > 19 and fields[0] not in (b"Z", b"X") else None
 
 
 def told(pid: int) -> bool:
     """Whether the init with this process id has had its SIGTERM."""
-    found = re.search(rb"^SigIgn:\s*([0-9a-f]+)", _read(f"/proc/{pid}/status"), re.M)
+    found = re.search(rb"^SigIgn:\s*([0-9a-f]+)", _read(f"{PROC}/{pid}/status"), re.M)
     return bool(found and int(found[1], 16) & TERM)
 
 
@@ -71,10 +72,10 @@ class Inits:
     @staticmethod
     def _search(uids: t.Collection[str]) -> dict[str, int]:
         found = {}
-        for name in filter(str.isdigit, os.listdir("/proc")):
-            groups = _read(f"/proc/{name}/cgroup").decode("utf-8", "replace").replace("_", "-")  # systemd's names of groups have no "-"
+        for name in filter(str.isdigit, os.listdir(PROC)):
+            groups = _read(f"{PROC}/{name}/cgroup").decode("utf-8", "replace").replace("_", "-")  # systemd's names of groups have no "-"
             uid = next((uid for uid in uids if uid in groups), None)
-            if uid and _INIT in _read(f"/proc/{name}/cmdline") and re.search(rb"^NSpid:.*\s1$", _read(f"/proc/{name}/status"), re.M):
+            if uid and _INIT in _read(f"{PROC}/{name}/cmdline") and re.search(rb"^NSpid:.*\s1$", _read(f"{PROC}/{name}/status"), re.M):
                 found[uid] = int(name)
         return found
 
