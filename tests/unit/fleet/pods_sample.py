@@ -90,9 +90,9 @@ class Cluster(http.server.ThreadingHTTPServer):
     # -- answers
 
     def listed(self, kind, query):
-        labels = dict(pair.split("=") for pair in query.get("labelSelector", "").split(",") if pair)
+        wanted = {key: (one or several).split(",") for key, one, several in re.findall(r"([\w./-]+)(?:=([\w.-]+)| in \(([^)]*)\))", query.get("labelSelector", ""))}
         node = query.get("fieldSelector", "").removeprefix("spec.nodeName=")
-        return [row for row in self.objects[kind].values() if labels.items() <= row["metadata"].get("labels", {}).items()
+        return [row for row in self.objects[kind].values() if all(row["metadata"].get("labels", {}).get(key) in values for key, values in wanted.items())
                 and (not node or row["spec"].get("nodeName") == node)]
 
     def change(self, method, kind, name, body):

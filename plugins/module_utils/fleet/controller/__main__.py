@@ -21,6 +21,7 @@ from .lease import Lease
 from .loop import Loop
 from .metrics import Metrics
 from .placing import Placing
+from .pods import Keeper
 from .settings import Settings
 from .web import Web
 
@@ -63,7 +64,12 @@ async def run(settings: Settings) -> None:
         await web.TCPSite(runner, address, settings.port).start()
     lease.start()
     loop.start()
+    keeper = Keeper(settings.namespace, loop, connect(), tell) if settings.namespace else None
+    if keeper:
+        keeper.start()
     await stop.wait()
+    if keeper:
+        keeper.stop()
     # What is being done gets a moment; then the lease goes back, so that the next leader need not wait for its expiry.
     await asyncio.to_thread(loop.stop)
     await asyncio.to_thread(lease.stop)

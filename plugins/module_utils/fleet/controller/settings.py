@@ -36,6 +36,7 @@ class Settings:
     participants_limit: int = 0
     user: str = "admin"
     password_sha256: str = dataclasses.field(default="", repr=False)  # see web.digest(); "" for no page
+    namespace: str = ""  # of the nodes' pods, where they are pods
     page: str = "/usr/local/lib/livekit/page"  # directory of page.html, page.js, page.css
 
     @classmethod

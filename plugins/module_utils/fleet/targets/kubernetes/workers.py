@@ -63,7 +63,8 @@ def executor(model: config.Model, settings: Settings, layout: Layout) -> list[Ob
 
 def controller_settings(model: config.Model, settings: Settings, own: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """controller.json. own: what the role controller sets of it (user, password_sha256, recover, dry_run ...)."""
-    return {**own, "redis": shared(model, settings).redis, "keys": model.keys, "bind": ["0.0.0.0"], "port": PORT, "page": PAGE}
+    return {**own, "redis": shared(model, settings).redis, "keys": model.keys, "bind": ["0.0.0.0"], "port": PORT, "page": PAGE,
+            "namespace": settings.namespace}
 
 
 def controller(model: config.Model, settings: Settings, own: t.Mapping[str, t.Any] | None = None) -> list[Object]:
