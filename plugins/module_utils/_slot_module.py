@@ -15,6 +15,7 @@ from .fleet.runtimes.docker import Docker
 from .fleet.runtimes.pods import Pods
 from .fleet.slots import Layout
 from .fleet.targets import compose
+from .fleet.targets.kubernetes.api import ACCOUNT
 
 if t.TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -55,8 +56,9 @@ def slot_host(module: AnsibleModule) -> SlotHost:
 def _pods() -> Pods:
     """The pods of the machine whose executor this runs beside."""
     try:
-        return Pods(os.environ["POD_NAMESPACE"], os.environ["NODE_NAME"])
-    except KeyError as exc:
+        with open(f"{ACCOUNT}/namespace", encoding="utf-8") as handle:
+            return Pods(handle.read().strip(), os.environ["NODE_NAME"])
+    except (KeyError, OSError) as exc:
         raise FleetError("look at the pods of this machine", "this host", "it is no executor of Kubernetes",
                          "With livekit_target: kubernetes the inventory names the control machine, in the group livekit_kubernetes, and no media hosts",
                          code="no_executor") from exc
