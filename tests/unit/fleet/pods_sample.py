@@ -90,7 +90,8 @@ class Cluster(http.server.ThreadingHTTPServer):
     # -- answers
 
     def listed(self, kind, query):
-        wanted = {key: (one or several).split(",") for key, one, several in re.findall(r"([\w./-]+)(?:=([\w.-]+)| in \(([^)]*)\))", query.get("labelSelector", ""))}
+        terms = re.findall(r"([\w./-]+)(?:=([\w.-]+)| in \(([^)]*)\))", query.get("labelSelector", ""))
+        wanted = {key: (one or several).split(",") for key, one, several in terms}
         node = query.get("fieldSelector", "").removeprefix("spec.nodeName=")
         return [row for row in self.objects[kind].values() if all(row["metadata"].get("labels", {}).get(key) in values for key, values in wanted.items())
                 and (not node or row["spec"].get("nodeName") == node)]
@@ -194,5 +195,3 @@ def until(check, timeout=5.0):
     while not check() and time.monotonic() < end:
         time.sleep(0.02)
     return check()
-
-

@@ -61,7 +61,8 @@ def test_drain_that_was_asked_for_ends_by_then_too(policy, deadline, becomes):
     assert [(r.policy, r.deadline, r.by) for r in found] == ([(*becomes, "ops")] if becomes else [])
 
 
-@pytest.mark.parametrize("reports", [[], [machine("node1", "ND_a", 3, "deactivating", age=60)], [machine("node1", "ND_a", 3)], [machine("node1", None, 0, "inactive")]])
+@pytest.mark.parametrize("reports", [[], [machine("node1", "ND_a", 3, "deactivating", age=60)], [machine("node1", "ND_a", 3)],
+                                     [machine("node1", None, 0, "inactive")]])
 def test_nothing_is_asked_of_what_is_not_seen_draining(reports):
     assert deadlines([pod(1, NEW, "node1", leaving=True)], Reports(reports), {}, NOW, "me") == []
 

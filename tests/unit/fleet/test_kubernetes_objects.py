@@ -13,6 +13,8 @@ import yaml
 from kubernetes_sample import LAYOUT, SECRET, VARIABLES, everything, material, model, pick, settings
 
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import slots
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.controller.settings import Settings as ControllerSettings
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.executor_settings import Settings as ExecutorSettings
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets import kubernetes
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes import autoscaling, edge, objects, rights, tuning
 
@@ -194,11 +196,30 @@ def test_media_ports_are_in_no_service():
     assert not media & {p["targetPort"] for o in everything() if o["kind"] == "Service" for p in o["spec"]["ports"]}
 
 
+def test_executor_sees_and_may_kill_the_nodes_of_its_machine():
+    def spec(**changes):
+        return pick(everything(**changes), "DaemonSet", "livekit-executor")["spec"]["template"]["spec"]
+    assert spec()["hostPID"] and spec()["securityContext"]["runAsUser"] == material().settings.user
+    alone = spec(balancer={"kind": "none"})["containers"][0]["securityContext"]["capabilities"]["add"]
+    assert set(alone) == {"NET_ADMIN", "KILL"}  # it is another user than the nodes there
+    rules = {(r, v) for o in everything() if o["kind"] == "Role" for rule in o["rules"] for r in rule["resources"] for v in rule["verbs"]}
+    assert ("pods/exec", "create") not in rules
+
+
 def test_haproxy_shares_its_socket_with_an_executor_that_outlives_it():
     spec = pick(everything(), "Deployment", "livekit-haproxy")["spec"]["template"]["spec"]
     (sidecar,), (proxy,) = spec["initContainers"], spec["containers"]
     assert sidecar["restartPolicy"] == "Always"
     assert [m for m in sidecar["volumeMounts"] if m["name"] == "run"] == [m for m in proxy["volumeMounts"] if m["name"] == "run"]
+
+
+def test_haproxy_is_ready_once_its_servers_are_known():
+    spec = pick(everything(), "Deployment", "livekit-haproxy")["spec"]["template"]["spec"]
+    (sidecar,) = spec["initContainers"]
+    kept = next(o for o in everything() if o["kind"] == "Secret" and o["metadata"]["name"].startswith("livekit-haproxy-executor"))
+    told = json.loads(text(kept, "executor.json"))
+    assert sidecar["readinessProbe"]["exec"]["command"] == ["test", "-f", told["synced"]] and slots.Layout.from_mapping(told["pool"]) == LAYOUT
+    assert f"{told['master']},mode,660" in spec["containers"][0]["command"]
 
 
 # --- everything else --------------------------------------------------------------------------------------------------
@@ -222,6 +243,8 @@ def test_settings_of_executor_and_controller():
     executor, controller = (json.loads(text(named[f"livekit-{what}"], f"{what}.json")) for what in ("executor", "controller"))
     assert executor["redis"]["sentinel_addresses"][0] == "livekit-redis-0.livekit-redis.livekit.svc:26379"
     assert slots.Layout.from_mapping(executor["layout"]) == LAYOUT and executor["target"] == "kubernetes"
+    assert ExecutorSettings(**executor).in_pod({"NODE_NAME": "node1", "NODE_IP": "10.0.0.1"}).host == "node1"
+    assert ControllerSettings(**{"name": "x", **controller}).namespace == "livekit"
     assert controller["redis"] == executor["redis"] and controller["user"] == "admin"
 
 

@@ -143,7 +143,7 @@ class Keeper:
             return
         drain.put(self.registry, request)
         self._note("drain deadline", "its pod was deleted", node=request.node_id, host=request.host, slot=request.slot, deadline=request.deadline,
-                       policy=request.policy)
+                   policy=request.policy)
 
     def _patch(self, name: str, body: dict[str, t.Any]) -> None:
         try:

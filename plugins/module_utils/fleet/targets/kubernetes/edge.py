@@ -28,8 +28,8 @@ INSIDE = "livekit-internal"  # what HTTP proxies of the cluster talk to
 SYNCED = f"{workers.MEMORY}/synced"  # there once the executor has told HAProxy its servers
 RUN, ETC, STATE = "/run/haproxy", "/etc/haproxy", "/var/lib/haproxy"
 HTTPS, HTTP, STATS = 8443, 8080, 8404  # inside the pod: below 1024 it would need root
-TUNNEL = 3600  # seconds without a byte, in front of which clients ping every few seconds; half of the proxies here default to 60
 SOFT_STOP = 6 * 3600  # seconds: an old HAProxy keeps its sessions until they end by themselves
+TUNNEL = 3600  # seconds without a byte, in front of which clients ping every few seconds; half of the proxies here default to 60
 
 # A load balancer that is told of a leaving backend must not cut its connections, and idle ones last longer than the clients' pings.
 CLOUDS: dict[str, dict[str, str]] = {
@@ -133,8 +133,8 @@ def _balancer(model: config.Model, settings: Settings, layout: Layout, text: str
     namespace, proxy = settings.namespace, {"haproxy.cfg": text}
     redis = shared(model, settings).redis
     kept = {"executor.json": as_json({"target": "kubernetes", "namespace": namespace, "host": "", "address": "", "redis": redis, "layout": None,
-                                      "balancer": "haproxy-http", "socket": f"{RUN}/admin.sock", "master": f"{RUN}/master.sock", "pool": dataclasses.asdict(layout),
-                                      "synced": SYNCED, "memory": f"{workers.MEMORY}/nodes.json"})}
+                                      "balancer": "haproxy-http", "socket": f"{RUN}/admin.sock", "master": f"{RUN}/master.sock",
+                                      "pool": dataclasses.asdict(layout), "synced": SYNCED, "memory": f"{workers.MEMORY}/nodes.json"})}
     names = hashed(HAPROXY, proxy), hashed(f"{HAPROXY}-executor", kept)
     spread = {"selector": {"matchLabels": selector("haproxy")}, "maxUnavailable": 1}
     return [
@@ -172,7 +172,8 @@ def _proxy_pod(settings: Settings, config_map: str, kept: str) -> Object:
         "serviceAccountName": HAPROXY,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": SOFT_STOP,
+        # As long as a node at most: who is still connected then resumes through another one.
+        "terminationGracePeriodSeconds": min(SOFT_STOP, settings.grace),
         "nodeSelector": dict(settings.balancer.node_selector),
         "imagePullSecrets": [{"name": name} for name in settings.pull_secrets],
         **workers.apart("haproxy"),

@@ -75,7 +75,7 @@ def node_slots(found: Cluster, settings: Settings, count: int) -> dict[str, list
 
 
 def pod_slot(number: int, pod: Row | None, marks: t.Mapping[str, t.Mapping[str, str]]) -> Slot:
-    """marks: {Deployment: its annotations}. `enabled` is a generation that passed its gates as a whole: a pod of it that comes later has only its own to pass."""
+    """marks: {Deployment: its annotations}. `enabled`: the generation passed its gates as a whole; a pod of it that comes later has only its own to pass."""
     if pod is None:
         return Slot(number)
     generation, status = c.generation_of(pod), pod.get("status") or {}

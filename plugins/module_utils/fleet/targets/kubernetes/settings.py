@@ -46,7 +46,7 @@ class Resources:
     """requests and limits of each container. No CPU limits: throttled media is lost media."""
 
     server: dict[str, t.Any] = _group(requests={"cpu": "1", "memory": "1Gi"})
-    executor: dict[str, t.Any] = _group(requests={"cpu": "50m", "memory": "64Mi"}, limits={"memory": "256Mi"})
+    executor: dict[str, t.Any] = _group(requests={"cpu": "50m", "memory": "64Mi"}, limits={"memory": "512Mi"})  # modules of playbooks run beside it
     controller: dict[str, t.Any] = _group(requests={"cpu": "50m", "memory": "96Mi"}, limits={"memory": "512Mi"})
     haproxy: dict[str, t.Any] = _group(requests={"cpu": "250m", "memory": "256Mi"})
     redis: dict[str, t.Any] = _group(requests={"cpu": "100m", "memory": "128Mi"})

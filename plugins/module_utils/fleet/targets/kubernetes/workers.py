@@ -46,8 +46,8 @@ def executor(model: config.Model, settings: Settings, layout: Layout) -> list[Ob
     kept = {"executor.json": as_json(executor_settings(model, settings, layout))}
     name, namespace = hashed(EXECUTOR, kept), settings.namespace
     container = program(settings, "executor", settings.resources.executor, env=identity_env(), memory=True)
-    pod = without_empty({**_pod(settings, EXECUTOR, name, [container], memory=True), "hostNetwork": True, "hostPID": True, "dnsPolicy": "ClusterFirstWithHostNet",
-                         "nodeSelector": dict(settings.node_selector), "tolerations": list(settings.tolerations)})
+    pod = without_empty({**_pod(settings, EXECUTOR, name, [container], memory=True), "hostNetwork": True, "hostPID": True,
+                         "dnsPolicy": "ClusterFirstWithHostNet", "nodeSelector": dict(settings.node_selector), "tolerations": list(settings.tolerations)})
     if not settings.balanced:  # there it closes sockets of the nodes itself, for which the kernel wants root with this capability; KILL is for the nodes
         pod["securityContext"] = {"runAsUser": 0, "runAsGroup": 0, "seccompProfile": {"type": "RuntimeDefault"}}
         container["securityContext"]["capabilities"]["add"] = ["KILL", "NET_ADMIN"]
@@ -119,7 +119,7 @@ def program(settings: Settings, name: str, resources: t.Mapping[str, t.Any], env
 def volumes(name: str, kept: str, memory: bool = False) -> list[Object]:
     """What program() mounts; kept: the Secret with its settings."""
     found: list[Object] = [{"name": f"{name}-config", "secret": {"secretName": kept, "defaultMode": 0o440}},
-                           {"name": f"{name}-tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}}]
+                           {"name": f"{name}-tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "64Mi"}}]  # modules of playbooks run there
     return found + ([{"name": f"{name}-memory", "emptyDir": {"sizeLimit": "16Mi"}}] if memory else [])
 
 
