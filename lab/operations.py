@@ -70,6 +70,33 @@ def compose_operations(lab: str, options: t.Sequence[str], more: str) -> list[Ch
     ]
 
 
+def kubernetes_operations(options: t.Sequence[str], kubeconfig: str) -> list[Change]:
+    """What a cluster of three machines does under calls."""
+    def playbook(verb: str, *more: str) -> list[str]:
+        return ["ansible-playbook", f"openrtc.livekit.{verb}", *options, *more]
+
+    def kubectl(*words: str) -> list[str]:
+        return ["kubectl", "--kubeconfig", kubeconfig, *words]
+
+    three = kubectl("-n", "livekit", "wait", "deployment", "-l", "app.kubernetes.io/component=server", "--for=jsonpath={.status.readyReplicas}=3",
+                    "--timeout=90s")
+    before, after, at_once = ["-e", "livekit_version=1.13.4"], ["-e", "livekit_version=1.13.5"], ["-e", "livekit_upgrade_policy=now"]
+    return [
+        ("upgrade, calls move at once", playbook("upgrade", *after, *at_once), True),
+        ("rollback, calls move at once", playbook("rollback", *at_once), True),
+        ("drain node1, its calls move at once", playbook("drain", *before, "--limit", "kubernetes,node1", "-e", "livekit_drain_policy=now"), True),
+        ("undo the drain of node1", playbook("undo_drain", *before, "--limit", "kubernetes,node1"), True),
+        ("kubectl drains node2, its calls move at the deadline",
+         kubectl("drain", "node2", "--pod-selector", "app.kubernetes.io/component=server", "--timeout", "120s"), True),
+        ("kubectl lets pods come to node2 again", kubectl("uncordon", "node2"), True),
+        ("three nodes again", three, True),
+        ("a node less", playbook("deploy", *before, "-e", "livekit_kubernetes_replicas=2"), True),
+        ("a node more", playbook("deploy", *before), True),
+        ("it is up", three, True),
+        ("rooms to it", playbook("rebalance", *before), True),
+    ]
+
+
 def two_keys(directory: pathlib.Path, endpoint: t.Mapping[str, t.Any], new: str) -> pathlib.Path:
     """An inventory that says nothing but the cluster's key and a new one after it; for its owner's eyes only."""
     path = directory / "group_vars" / "all.json"
@@ -88,7 +115,7 @@ def main() -> int:
     parser.add_argument("--out", required=True, type=pathlib.Path)
     parser.add_argument("--calls", type=int, default=8)
     parser.add_argument("--new-key", default="APIrotated")
-    parser.add_argument("--plan", choices=["operations", "compose"], default="operations")
+    parser.add_argument("--plan", choices=["operations", "compose", "kubernetes"], default="operations")
     parser.add_argument("--more", default="", help="with --plan compose, an inventory with one media host more")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="operations whose titles have one of these words")
     parser.add_argument("options", nargs="+")
@@ -96,6 +123,8 @@ def main() -> int:
     endpoint = json.loads(args.endpoint.read_text())
     if args.plan == "compose":
         plan = compose_operations(args.lab, args.options, args.more)
+    elif args.plan == "kubernetes":
+        plan = kubernetes_operations(args.options, endpoint["kubeconfig"])
     else:
         keys = two_keys(args.out / "keys", endpoint, args.new_key)
         plan = operations(args.lab, args.options, keys, endpoint["api_key"], args.new_key)

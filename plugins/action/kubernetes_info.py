@@ -45,18 +45,19 @@ class ActionModule(ActionBase):
 
 
 def waited(args: t.Mapping[str, t.Any], api: Api, pause: float = 0.5) -> dict[str, t.Any]:
-    """told(), once what is waited for is there. Raises FleetError not_up or pod_failed."""
+    """told(), once what is waited for is there. Raises FleetError not_up, gate_pods or pod_failed."""
     end = time.monotonic() + args["timeout"]
     while True:
         result = told(args, api)
         got = lacking(args, result)
         if not got:
             return result
-        stuck = args["wait_for"] == "generation" and "; ".join(f"{pod}: {why}" for pod, why in result["trouble"].items())
+        ours = {pod["name"] for row in result["slots"] if row["name"] == args["name"] for pod in row["pods"]}
+        stuck = "; ".join(f"{pod}: {why}" for pod, why in result["trouble"].items() if pod in ours)
         if stuck or time.monotonic() > end:
             namespace = kubernetes.Settings.from_vars(args["settings"]).namespace
             raise FleetError("bring up pods", args["name"] or f"namespace {namespace}", stuck or f"{got} after {args['timeout']:g} s",
-                             f"See kubectl -n {namespace} get pods, and their events and logs", code="pod_failed" if stuck else "not_up")
+                             f"See kubectl -n {namespace} get pods, and their events and logs", code="pod_failed" if stuck else "gate_pods" if args["name"] else "not_up")
         time.sleep(pause)
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 import typing as t
 
@@ -39,6 +40,9 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         dummy, args = self.validate_argument_spec(argument_spec=ARGUMENT_SPEC)
         try:
+            if not shutil.which("kubectl"):
+                raise FleetError("find kubectl", "this machine", "it is not in PATH", "Install it: playbooks reach the pods of executors through it",
+                                 code="no_kubectl")
             result.update(planned(args, Api.from_kubeconfig(args["kubeconfig"] or "", args["context"] or "")))
         except FleetError as exc:
             result.update(failed=True, changed=False, **exc.as_result())
@@ -56,8 +60,8 @@ def planned(args: t.Mapping[str, t.Any], api: Api) -> dict[str, t.Any]:
     generation = args.get("generation") or kubernetes.generation_name(made)
     base = kubernetes.base(model, settings, layout, args["haproxy"], config.plain(args["controller"]))
     objects = [*base, *kubernetes.desired(made, 1, generation), *kubernetes.autoscaling.objects(settings, "any")]
-    found = look.cluster(api, settings, objects)
     raise_for(checks.missing_rights(look.reviewed(api, rights.needed(objects))), "the cluster")
+    found = look.cluster(api, settings, objects)
     raise_for(checks.problems(model, settings, layout, objects, found), "the cluster")
     kept = {o["metadata"]["name"] for o in base if o["kind"] in ("Secret", "ConfigMap")}
     # What stays is as the inventory says, not as it was then.

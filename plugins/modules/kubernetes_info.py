@@ -117,7 +117,7 @@ previous:
   returned: O(previous=true)
   type: dict
 failure:
-  description: What went wrong, with C(code); besides those of the API V(not_up), V(pod_failed) and V(no_previous_generation).
+  description: What went wrong, with C(code); besides those of the API V(not_up), V(gate_pods), V(pod_failed) and V(no_previous_generation).
   returned: failure
   type: dict
 """

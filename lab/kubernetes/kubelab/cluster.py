@@ -179,17 +179,20 @@ def healthy(lab: Lab) -> bool:
 
 
 def publish(lab: Lab) -> None:
-    """build/lab/<name>/: kubeconfig and cluster.json, for whoever called (sudo included)."""
+    """build/lab/<name>/: kubeconfig, cluster.json and a link to kubectl, for whoever called (sudo included)."""
     target = output(lab)
     target.mkdir(parents=True, exist_ok=True)
     pki.write(target / "kubeconfig", (lab.pki / "admin.kubeconfig").read_text(encoding="utf-8"))
     facts = lab.facts(pathlib.Path(programs.program("kubectl")), target / "kubeconfig")
     facts["images"] = [one["reference"] for one in containers.listing(containers.chosen([]))]
     (target / "cluster.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    link = target / "kubectl"
+    link.unlink(missing_ok=True)
+    link.symlink_to(facts["kubectl"])
     owner = os.environ.get("SUDO_UID")
     if owner:
         for path in (target, *target.iterdir()):
-            os.chown(path, int(owner), int(os.environ.get("SUDO_GID", owner)))
+            os.chown(path, int(owner), int(os.environ.get("SUDO_GID", owner)), follow_symlinks=False)
     say(f"{lab.name}: export KUBECONFIG={target}/kubeconfig; kubectl is {facts['kubectl']}")
 
 
@@ -212,7 +215,7 @@ def remove(lab: Lab) -> None:
     network.remove(lab)
     remove_cgroups(lab)
     for path in output(lab).glob("*"):
-        if path.name in ("kubeconfig", "cluster.json"):
+        if path.name in ("kubeconfig", "cluster.json", "kubectl"):
             path.unlink()
     with contextlib.suppress(OSError):
         output(lab).rmdir()

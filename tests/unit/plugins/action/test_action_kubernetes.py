@@ -4,6 +4,7 @@
 """Actions kubernetes_plan against a scripted API, and kubernetes_tree: what they ask, what they refuse, what they write."""
 from __future__ import annotations
 
+import base64
 import http.server
 import json
 import pathlib
@@ -17,8 +18,9 @@ import yaml
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "fleet"))
 from kubernetes_sample import OLD, SECRET, VARIABLES, deployment, node, pod  # noqa: E402  pylint: disable=wrong-import-position
 
-from ansible_collections.openrtc.livekit.plugins.action import kubernetes_plan, kubernetes_tree  # noqa: E402
+from ansible_collections.openrtc.livekit.plugins.action import kubernetes_info, kubernetes_plan, kubernetes_tree  # noqa: E402
 from ansible_collections.openrtc.livekit.plugins.filter.kubernetes_objects import kubernetes_objects  # noqa: E402
+from ansible_collections.openrtc.livekit.plugins.filter.kubernetes_redis import kubernetes_redis  # noqa: E402
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError  # noqa: E402
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes.api import Api  # noqa: E402
 
@@ -173,7 +175,7 @@ def test_lists_come_page_by_page(cluster):
 def test_missing_right_is_named(cluster):
     cluster.denied = {("create", "deployments")}
     assert "it may not create deployments.apps in namespace livekit" in refused(cluster, "no_rights")
-    cluster.refuse = {"/api/v1/nodes": 403}
+    cluster.denied, cluster.refuse = set(), {"/api/v1/nodes": 403}
     assert "refused for the test" in refused(cluster, "no_rights")
 
 
@@ -186,6 +188,20 @@ def test_variables_are_judged_before_the_cluster_is_asked(cluster):
     refused(cluster, "unknown_key", settings={"replica": 2})
     refused(cluster, "no_certificate", settings={**SETTINGS, "tls": {}})
     assert cluster.asked == []
+
+
+def test_playbooks_need_to_reach_the_pods_of_executors(cluster):
+    cluster.denied = {("create", "pods")}
+    assert "it may not create pods/exec in namespace livekit" in refused(cluster, "no_rights")
+
+
+def test_a_generation_that_runs_again_keeps_its_name_and_touches_nothing_else(cluster):
+    rows = [{"metadata": {"name": "livekit-turn", "labels": {"app.kubernetes.io/managed-by": "openrtc.livekit"}}}]
+    cluster.kept, cluster.lists["services"] = {}, rows
+    cluster.lists["deployments"] = [deployment(1, OLD)]
+    found = planned(cluster, generation="cccccccccccc")
+    assert found["name"] == "livekit-s2-cccccccccccc" and list(found["steps"]) == ["create", "gate", "serve", "retire"]
+    assert found["differs"] == [] and found["prune"] == []
 
 
 def test_credentials_that_are_not_accepted(cluster):
@@ -306,3 +322,82 @@ def test_filter_parts_are_disjoint_and_complete():
     assert kubernetes_objects(VARIABLES, SETTINGS, layout, "autoscaler") == []
     (scaler,) = kubernetes_objects(VARIABLES, {**SETTINGS, "autoscaling": {"max": 4, "adapter": True}}, layout, "autoscaler", slot=2, generation=OLD)
     assert scaler["spec"]["scaleTargetRef"]["name"] == f"livekit-s2-{OLD}"
+
+
+# --- kubernetes_info --------------------------------------------------------------------------------------------------
+
+INFO = {"settings": SETTINGS, "layout": {"count": 3}, "keys": None, "previous": False, "wait_for": None, "name": "", "timeout": 0.0}
+
+
+def told(server, **changes):
+    return kubernetes_info.waited({**INFO, **changes}, Api(f"http://127.0.0.1:{server.server_port}"), pause=0.01)
+
+
+def not_told(server, code, **changes):
+    with pytest.raises(FleetError) as failed:
+        told(server, **changes)
+    assert failed.value.failure["code"] == code
+    return str(failed.value)
+
+
+@pytest.fixture
+def running(cluster):
+    """OLD serves in slot 1 on three machines."""
+    cluster.lists |= {"deployments": [deployment(1, OLD)], "pods": [pod(1, OLD, f"node{n}") for n in (1, 2, 3)], "daemonsets": [], "statefulsets": []}
+    return cluster
+
+
+def with_files(server, slot, generation, **files):
+    name = f"livekit-s{slot}-{generation}"
+    server.kept = {**(server.kept or {}), f"/api/v1/namespaces/livekit/secrets/{name}": {"data": {
+        f"{key}.{'json' if key == 'model' else 'yaml'}": base64.b64encode(text.encode()).decode() for key, text in files.items()}}}
+
+
+def test_info_of_a_cluster(running):
+    found = told(running)
+    assert [m["name"] for m in found["machines"]] == ["node1", "node2", "node3"] and found["rolling"] == [] and found["balancers"] == []
+    assert [row["label"] for row in found["slots"]] == ["serving", "free", "free"] and found["slots"][0]["ports"]["signal"] == 7880
+    assert "previous" not in found and "api_keys" not in found["slots"][0]
+
+
+def test_info_tells_which_keys_a_generation_accepts_and_no_secret(running):
+    with_files(running, 1, OLD, keys=f"apikey: {SECRET}\nother: {'y' * 32}\n")
+    found = told(running, keys={"apikey": SECRET, "other": "z" * 32, "new": "n" * 32})
+    assert found["slots"][0]["api_keys"] == ["apikey", "other"] and found["slots"][0]["other_secrets"] == ["other"]
+    assert found["slots"][1]["api_keys"] == [] and SECRET not in json.dumps(found)
+
+
+def test_info_waits_for_pods_and_says_what_keeps_them(running):
+    name = f"livekit-s1-{OLD}"
+    assert told(running, wait_for="generation", name=name)["slots"][0]["ready"] == 3
+    running.lists["pods"][2:] = [pod(1, OLD, ready=False)]
+    said = not_told(running, "gate_pods", wait_for="generation", name=name)
+    assert "2 of 3 pods are ready" in said and "on no machine" in said and "didn't have free ports" in said
+    running.lists["pods"][0] = pod(1, OLD, "node1", ready=False, waiting={"reason": "ErrImagePull", "message": "no such image"})
+    assert "no such image" in not_told(running, "pod_failed", wait_for="generation", name=name, timeout=60.0)
+    assert "no such Deployment" in not_told(running, "gate_pods", wait_for="generation", name="livekit-s2-x")
+
+
+def test_info_waits_for_what_stays(running):
+    running.lists["daemonsets"] = [{"metadata": {"name": "livekit-executor", "generation": 1}, "status": {
+        "observedGeneration": 1, "desiredNumberScheduled": 3, "updatedNumberScheduled": 3, "numberAvailable": 1}}]
+    assert "DaemonSet/livekit-executor: 1 of 3" in not_told(running, "not_up", wait_for="base")
+
+
+def test_info_finds_the_generation_before_and_what_it_was_made_from(running):
+    row = {"metadata": {**deployment(1, OLD)["metadata"], "annotations": {"openrtc.livekit/served-at": "1000"}}}
+    older = {"metadata": {**deployment(2, "dddddddddddd", version="1.13.4")["metadata"], "annotations": {"openrtc.livekit/served-at": "500"}}}
+    running.lists["secrets"] = [row, older]
+    with_files(running, 2, "dddddddddddd", model=json.dumps({"model": {**VARIABLES, "livekit_version": "1.13.4", "livekit_kubernetes_drain_deadline": "5m"}}))
+    found = told(running, previous=True)["previous"]
+    assert found["generation"] == "dddddddddddd" and found["model"]["livekit_version"] == "1.13.4"
+    assert found["settings"]["drain_deadline"] == "5m" and found["settings"]["replicas"] == 3
+    with_files(running, 2, "dddddddddddd", model="{}")
+    assert "before this collection kept" in not_told(running, "no_previous_generation", previous=True)
+
+
+def test_redis_as_the_cluster_sees_it():
+    given = {"address": "10.0.0.9:6379"}
+    assert kubernetes_redis({}, given) == given
+    inside = kubernetes_redis({"livekit_kubernetes_redis": {"mode": "standalone", "password": SECRET}}, {})
+    assert inside == {"address": "livekit-redis-0.livekit-redis.livekit.svc:6379", "password": SECRET} or inside["address"].startswith("livekit-redis-0.")

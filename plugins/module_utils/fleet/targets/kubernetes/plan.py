@@ -24,7 +24,7 @@ from .objects import GATE, MANAGER, ROLLED_BACK, SERVED_AT, SERVING, VERSION
 from .server import name_of
 from .settings import Settings
 
-TROUBLE = ("CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError",
+TROUBLE = ("CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError",
            "RunContainerError")
 
 

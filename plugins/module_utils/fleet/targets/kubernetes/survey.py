@@ -24,7 +24,7 @@ from .server import name_of
 from .settings import PREFIX, Settings
 
 # What waiting longer does not mend.
-HOPELESS = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "CreateContainerConfigError")
+HOPELESS = ("ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError")
 # Of a generation that is run again these stay as they are now: where it runs and how often.
 PRESENT = ("namespace", "create_namespace", "replicas", "autoscaling")
 
