@@ -76,11 +76,16 @@ class PoolKeeper:
     def __init__(self, pool: Pool, redis: t.Mapping[str, t.Any], synced: str, log: Log) -> None:
         self.pool, self.synced, self.log = pool, synced, log
         self.registry = Registry(redis)
+        self._told: list[str] = []
+
+    def _read(self) -> tuple[Reports, float, dict[str, float]]:
+        return Reports.read(self.registry), self.registry.now(), {node.id: node.cpu_load for node in self.registry.nodes()}
 
     def step(self) -> None:
-        sent = self.pool.sync(lambda: (Reports.read(self.registry), self.registry.now()))
-        if sent:
-            self.log("servers", sent=[command for command in sent if not command.startswith("enable health")])
+        sent = [command for command in self.pool.sync(self._read) if " livekit/" in command and " weight " not in command]
+        if sent and sent != self._told:  # one that has sessions still is removed again and again
+            self.log("servers", sent=sent)
+        self._told = sent
         if self.synced and not os.path.exists(self.synced):
             with open(self.synced, "w", encoding="ascii"):
                 pass

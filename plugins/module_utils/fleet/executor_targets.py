@@ -93,11 +93,11 @@ class Cluster(Native):
         return False
 
     def work(self, executor: Executor) -> list[tuple[str, t.Callable[[], None]]]:
-        s, stop, log = self.settings, executor.stop, executor.log
+        s, pods, stop, log = self.settings, self.pods, executor.stop, executor.log
         found: list[tuple[str, t.Callable[[], None]]] = []
-        if self.pods and executor.hands.host:
+        if pods and executor.hands.host:
             keeper = Doorkeeper(executor.hands.host, executor.watch.slots, s.redis, log)
-            found += [("pods", lambda: self.pods.pods.keep(stop)), ("deployments", lambda: self.pods.deployments.keep(stop)),
+            found += [("pods", lambda: pods.pods.keep(stop)), ("deployments", lambda: pods.deployments.keep(stop)),
                       ("serving", lambda: repeat(stop, log, "serving", keeper.step))]
         if s.pool is not None and executor.hands.proxy:
             servers = PoolKeeper(Pool(executor.hands.proxy, Layout.from_mapping(s.pool)), s.redis, s.synced, log)

@@ -88,17 +88,17 @@ def test_nodes_come_serve_drain_and_go(running):
     pool = Pool(balancer.runtime, Layout())
     three = [report(f"node{n}", address, nodes.signal, slot()) for n, address in enumerate(NODES, 1)]
     assert balancer.answer("GET", "/")[0] == 503
-    assert pool.sync(lambda: (Reports(three), 1000.0))
+    assert pool.sync(lambda: (Reports(three), 1000.0, {}))
     Balancer.wait(lambda: balancer.answer("GET", "/")[0] == 200)
     assert states(balancer) == {"node1-s1": "ready", "node2-s1": "ready", "node3-s1": "ready"}
-    assert pool.sync(lambda: (Reports(three), 1000.0)) == []
+    assert pool.sync(lambda: (Reports(three), 1000.0, {})) == []
 
     socks = {room: balancer.socket(room) for room in ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")}
     servers = {s.server for s in balancer.runtime.sessions_of(None)}
     assert len(servers) > 1
     gone = sorted(servers)[0]
     rest = [report(r.host, r.address, nodes.signal, slot("deactivating" if f"{r.host}-s1" == gone else "active")) for r in three]
-    pool.sync(lambda: (Reports(rest), 1000.0))
+    pool.sync(lambda: (Reports(rest), 1000.0, {}))
     assert states(balancer)[gone] == "drain" and all(lives(sock) for sock in socks.values())
     for number in range(30):
         balancer.socket(f"fresh{number}")
@@ -106,11 +106,26 @@ def test_nodes_come_serve_drain_and_go(running):
     assert 0 < len(mine) < len(socks)  # those from before, and no other
 
     left = Reports([r for r in rest if f"{r.host}-s1" != gone])
-    pool.sync(lambda: (left, 1000.0))
+    pool.sync(lambda: (left, 1000.0, {}))
     assert all(lives(sock) for sock in socks.values()) and gone in states(balancer)  # sessions hold it
     balancer.runtime.cut(None, [gone])
     time.sleep(0.1)
-    pool.sync(lambda: (left, 1000.0))
-    assert gone not in states(balancer) and pool.sync(lambda: (left, 1000.0)) == []
-    pool.sync(lambda: (Reports(three), 1000.0))
+    pool.sync(lambda: (left, 1000.0, {}))
+    assert gone not in states(balancer) and pool.sync(lambda: (left, 1000.0, {})) == []
+    pool.sync(lambda: (Reports(three), 1000.0, {}))
     Balancer.wait(lambda: states(balancer).get(gone) == "ready")
+
+
+def test_weight_follows_the_cpu(running):
+    balancer, nodes = running
+    pool = Pool(balancer.runtime, Layout())
+    report_ = report("busy", ONE, nodes.signal, Slot(1, state="active", generation="g", gate="g", node_id="ND_a"))
+
+    def weights():
+        return {name: seen.weight for name, seen in parse_servers(balancer.runtime.ask("show servers state"))["livekit"].items()}
+
+    for share, weight in ((0.0, 100), (0.62, 40), (0.64, 40), (1.0, 10)):
+        pool.sync(lambda share=share: (Reports([report_]), 1000.0, {"ND_a": share}))
+        pool.sync(lambda share=share: (Reports([report_]), 1000.0, {"ND_a": share}))
+        assert weights()["busy-s1"] == weight
+    assert not any("busy" in sent for sent in pool.sync(lambda: (Reports([report_]), 1000.0, {"ND_a": 1.0})))

@@ -27,31 +27,40 @@ OPTIONS = "check inter 1s fall 2 rise 1 weight 100"
 
 
 class Wanted(t.NamedTuple):
-    """A server as it is to be. state: ready, drain, or keep, where nothing is known of its machine now."""
+    """A server as it is to be. state: ready, drain, or keep, where nothing is known of its machine now; weight: percent, 0 where nothing is known."""
 
     address: str
     signal: int
     turn: int
     state: str
+    weight: int = 0
 
 
 class Seen(t.NamedTuple):
-    """A server of a backend as HAProxy has it. state: ready, drain or maint."""
+    """A server of a backend as HAProxy has it. state: ready, drain or maint; weight: of 100, as they are added with that."""
 
     address: str
     port: int
     state: str
+    weight: int = 100
 
 
-def wanted(reports: Reports, layout: Layout, now: float) -> dict[str, Wanted]:
-    """{server: what is to be} of every node that serves or drains. A node that has not passed its gate is none of them."""
+def weight_of(busy: float) -> int:
+    """Percent from the busy share of a machine's CPU (0..1), in steps of ten so that it is calm: as the agent check of hosts does."""
+    return max(10, min(100, round((1.0 - busy) * 10) * 10))
+
+
+def wanted(reports: Reports, layout: Layout, now: float, busy: t.Mapping[str, float] | None = None) -> dict[str, Wanted]:
+    """{server: what is to be} of every node that serves or drains. A node that has not passed its gate is none of them. busy: {node id: share of its CPU}."""
     found = {}
     for host, report in reports.hosts.items():
         for slot in report.slots:
             state = {"serving": "ready", "draining": "drain"}.get(slot.label)
             if state:
                 kept = state if report.fresh(now) else "keep"
-                found[server_name(host, slot.slot)] = Wanted(report.address, report.ports[slot.slot], layout.ports(slot.slot).turn_tls, kept)
+                found[server_name(host, slot.slot)] = Wanted(
+                    report.address, report.ports[slot.slot], layout.ports(slot.slot).turn_tls, kept,
+                    weight_of(busy[slot.node_id]) if busy and slot.node_id in busy else 0)
     return found
 
 
@@ -61,7 +70,7 @@ def parse_servers(text: str) -> dict[str, dict[str, Seen]]:
     for row in (line.split() for line in text.splitlines() if re.match(r"\d+ \S+ \d+ ", line)):
         admin = int(row[6])
         state = "maint" if admin & _FORCED_MAINT else "drain" if admin & _FORCED_DRAIN else "ready"
-        found.setdefault(row[1], {})[row[3]] = Seen(row[4], int(row[18]), state)
+        found.setdefault(row[1], {})[row[3]] = Seen(row[4], int(row[18]), state, int(row[7]))
     return found
 
 
@@ -90,7 +99,8 @@ def _one(backend: str, name: str, server: Wanted, now: Seen | None) -> list[str]
         # The number decides over the consistent hash, so it has to be the same in every HAProxy.
         number = 1 + zlib.crc32(name.encode()) % (2**31 - 2)
         return [f"add server {full} {server.address}:{port} {OPTIONS} id {number}", f"enable health {full}", f"set server {full} state ready"]
-    return [f"set server {full} state {state}"] if state in ("ready", "drain") and now.state != state else []
+    out = [f"set server {full} state {state}"] if state in ("ready", "drain") and now.state != state else []
+    return out + ([f"set server {full} weight {server.weight}%"] if server.weight and state == "ready" and now.weight != server.weight else [])
 
 
 def _gone(full: str, now: Seen) -> list[str]:
@@ -103,13 +113,13 @@ class Pool:
     def __init__(self, runtime: Runtime, layout: Layout) -> None:
         self.runtime, self.layout = runtime, layout
 
-    def sync(self, read: t.Callable[[], tuple[Reports, float]]) -> list[str]:
-        """What was sent. read: the reports and the time of Redis. Raises FleetError balancer_socket."""
+    def sync(self, read: t.Callable[[], tuple[Reports, float, t.Mapping[str, float]]]) -> list[str]:
+        """What was sent. read: the reports, the time of Redis, and {node id: busy share of its CPU}. Raises FleetError balancer_socket."""
         names = [line.strip() for line in self.runtime.ask("show backend").splitlines()]
         seen = parse_servers(self.runtime.ask("show servers state"))
         # Reports are read last: a server that somebody else told to drain just now is reported as draining by then, and is not taken back.
-        reports, now = read()
-        sent = commands(wanted(reports, self.layout, now), seen, names)
+        reports, now, busy = read()
+        sent = commands(wanted(reports, self.layout, now, busy), seen, names)
         for command in sent:  # one by one: what follows a refused one on a line would not be carried out
             self.runtime.ask(command)
         return sent
