@@ -6,7 +6,8 @@
     PYTHONPATH=/usr/local/lib/livekit/fleet.zip python3 -m fleet.executor --config /etc/livekit/executor.json
 
 It decides one thing by itself: a node that was given up while this host was cut off (`openrtc:dead`) is killed as soon as the
-registry is in reach again, because its rooms live elsewhere by now. It may be stopped and started at any time; no node notices.
+registry is in reach again, because its rooms live elsewhere by now. In Kubernetes it does some more (executor_cluster.py). It may be
+stopped and started at any time; no node notices.
 
 Note that this module util is PRIVATE to the collection.
 """
@@ -67,7 +68,7 @@ def tell_systemd(word: str) -> None:
 
 
 class Executor:
-    """Three threads: one looks at the host, one reports, one hears orders. run() returns when `stop` is set."""
+    """Three threads: one looks at the host, one reports, one hears orders; more by target. run() returns when `stop` is set."""
 
     def __init__(self, settings: Settings, run: Run = run_command,
                  units: t.Callable[[], t.Mapping[str, str]] | None = None, host: SlotHost | None = None, logs: Log = log) -> None:
