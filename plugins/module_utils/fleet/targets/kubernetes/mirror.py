@@ -13,6 +13,7 @@ from __future__ import annotations
 import http.client
 import json
 import threading
+import time
 import typing as t
 import urllib.parse
 
@@ -21,7 +22,8 @@ from .api import Api
 
 WATCH_SECONDS = 30  # after which the API ends a watch by itself, and it is begun anew
 READ_TIMEOUT = WATCH_SECONDS + 5.0  # a connection that died without a word shows by then
-PAUSE = 0.5  # seconds until the next attempt after a watch that failed; doubles up to 8
+PAUSE = 0.1  # seconds until the next attempt after a watch that did not last; doubles up to 8
+LASTED = 1.0
 Row = t.Dict[str, t.Any]
 
 
@@ -72,12 +74,13 @@ class Mirror:
         """Be in step until `stop` is set."""
         pause = PAUSE
         while not stop.is_set():
+            begun = time.monotonic()
             try:
                 self._watch(stop)
-                pause = PAUSE
             except Exception:  # pylint: disable=broad-except  # nothing may end this; rows() tells what is wrong to whoever asks
-                pause = min(8.0, pause * 2)
+                pass
             self.in_step = False
+            pause = PAUSE if time.monotonic() - begun > LASTED else min(8.0, pause * 2)
             stop.wait(pause if pause > PAUSE else 0.05)
 
     def _watch(self, stop: threading.Event) -> None:
