@@ -40,6 +40,7 @@ def test_good_deployment_has_no_problem():
     ({"redis": {"mode": "sentinel", "password": SECRET}}, "redis_twice", "livekit_kubernetes_redis"),
     ({"tls": {"issuer": "letsencrypt"}, "signalling": {"type": "none"}}, "no_secret", "livekit_kubernetes_tls.secret"),
     ({"tls": {}}, "no_certificate", "livekit_kubernetes_tls.secret"),
+    ({"executor": False}, "no_executor", "livekit_kubernetes_executor"),
     ({"signalling": {"cloud": "hetzner"}}, "no_location", "livekit_kubernetes_signalling.annotations"),
     ({"node_cidrs": ["10.0.0"]}, "bad_value", "livekit_kubernetes_node_cidrs"),
 ])

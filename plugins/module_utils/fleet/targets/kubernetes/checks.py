@@ -83,6 +83,9 @@ def _edge(case: _Case) -> t.Iterator[Problem]:
                           "Add load-balancer.hetzner.cloud/location, such as fsn1")
         if entry.node_port and not 1 <= entry.node_port <= 65535:
             yield Problem("bad_value", f"{PREFIX}{where}.node_port", f"is {entry.node_port}, which is no port", "Clusters give out 30000 to 32767")
+    if settings.balanced and not settings.executor:
+        yield Problem("no_executor", f"{PREFIX}executor", "HAProxy learns its servers from the executors, and there are none",
+                      "Leave it true, or set livekit_kubernetes_balancer: {kind: none}")
     public = case.model.public_url.startswith(("wss:", "https:"))
     if settings.balanced and public and settings.signalling.port == 443 and settings.signalling.type != "none" and not settings.tls.secret:
         yield Problem("no_certificate", f"{PREFIX}tls.secret", "callers come with TLS on 443, and HAProxy has no certificate",
