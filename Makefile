@@ -52,7 +52,7 @@ test: ## lint, sanity, unit, molecule; the last line is the sum
 test-fast: ## what needs no lab: lint-light and unit
 	@$(PYTHON) scripts/stages.py lint-light unit
 
-demo: collection ## six hosts, a cluster on them, real calls, an upgrade under them; report in build/demo (TARGET=compose: in containers)
+demo: collection ## six hosts, a cluster on them, real calls, an upgrade under them; report in build/demo (TARGET=compose: in containers, TARGET=kubernetes: in a cluster)
 	@$(INSTALLED) scripts/demo --target $(TARGET) up
 
 demo-upgrade: collection ## one more upgrade of the demo cluster under calls
