@@ -10,6 +10,7 @@ import typing as t
 
 import yaml
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
 
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import config
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
@@ -37,8 +38,12 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         result = super().run(tmp, task_vars)
         dummy, args = self.validate_argument_spec(argument_spec=ARGUMENT_SPEC)
+        begin = time.monotonic()
         try:
             result.update(waited(args, Api.from_kubeconfig(args["kubeconfig"] or "", args["context"] or "")))
+            for row in result["slots"] if args["wait_for"] == "generation" else ():
+                if row["name"] == args["name"]:
+                    Display().display(f"  {row['name']}: slot {row['slot']} started ({time.monotonic() - begin:.1f} s)")
         except FleetError as exc:
             result.update(failed=True, **exc.as_result())
         return {**result, "changed": False}
