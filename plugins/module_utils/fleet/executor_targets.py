@@ -95,9 +95,13 @@ class Cluster(Native):
     def work(self, executor: Executor) -> list[tuple[str, t.Callable[[], None]]]:
         s, pods, stop, log = self.settings, self.pods, executor.stop, executor.log
         found: list[tuple[str, t.Callable[[], None]]] = []
+
+        def told(what: str) -> t.Callable[[str], None]:
+            return lambda got: log(what, state="unseen" if got else "seen", **({"got": got} if got else {}))
+
         if pods and executor.hands.host:
             keeper = Doorkeeper(executor.hands.host, executor.watch.slots, s.redis, log)
-            found += [("pods", lambda: pods.pods.keep(stop)), ("deployments", lambda: pods.deployments.keep(stop)),
+            found += [("pods", lambda: pods.pods.keep(stop, told("pods"))), ("deployments", lambda: pods.deployments.keep(stop, told("deployments"))),
                       ("serving", lambda: repeat(stop, log, "serving", keeper.step))]
         if s.pool is not None and executor.hands.proxy:
             servers = PoolKeeper(Pool(executor.hands.proxy, Layout.from_mapping(s.pool)), s.redis, s.synced, log)

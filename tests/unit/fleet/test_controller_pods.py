@@ -87,7 +87,7 @@ def fixture_keeper(redis_server):
     def start(*hosts, **more):
         loop = types.SimpleNamespace(settings=settings(server, **more), leads=True, look=Look(snapshot([node("a")]), Reports(hosts)))
         keeper = Keeper("livekit", loop, registry(server), lambda entry: None, cluster.connect)
-        threading.Thread(target=keeper.pods.keep, args=(keeper._stop,), daemon=True).start()
+        threading.Thread(target=keeper.pods.keep, args=(keeper._stop, lambda got: None), daemon=True).start()
         made.append(keeper)
         assert until(lambda: keeper.pods.in_step)
         return keeper, cluster, server
@@ -102,7 +102,7 @@ def test_deadline_and_cost_are_written(keeper):
     keeper_, cluster, server = keeper(machine("node1", "ND_a", 3, "deactivating"), machine("node2", "ND_b", 44))
     cluster.add(1, NEW, "node1", runs=False, leaving=True)
     cluster.add(1, NEW, "node2", runs=False)
-    assert until(lambda: len(keeper_.pods.known()) == 2)
+    assert until(lambda: len(keeper_.pods.rows()) == 2)
     keeper_.step()
     assert drain.requests(registry(server))["ND_a"].deadline == LAST
     assert cluster.pod(1, NEW, "node2")["metadata"]["annotations"][DELETION_COST] == "44" and len(cluster.done) == 1
@@ -113,7 +113,7 @@ def test_deadline_and_cost_are_written(keeper):
 def test_request_that_came_meanwhile_is_left_alone(keeper):
     keeper_, cluster, server = keeper(machine("node1", "ND_a", 3, "deactivating"))
     cluster.add(1, NEW, "node1", runs=False, leaving=True)
-    assert until(keeper_.pods.known)
+    assert until(keeper_.pods.rows)
     drain.put(registry(server), Request("ND_a", "node1", 1, "now"))
     keeper_.step()
     assert drain.requests(registry(server))["ND_a"].policy == "now"
@@ -125,7 +125,7 @@ def test_who_must_not_act_does_not(keeper, how):
                                       **({"drains": False} if how == "drains" else {}))
     keeper_.loop.leads = how != "follower"
     cluster.add(1, NEW, "node1", runs=False, leaving=True)
-    assert until(keeper_.pods.known)
+    assert until(keeper_.pods.rows)
     keeper_.step()
     assert drain.requests(registry(server)) == {} and cluster.done == []
 

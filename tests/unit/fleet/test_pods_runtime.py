@@ -98,7 +98,7 @@ def test_drain_by_hand_is_seen(host, cluster, tmp_path):
 def test_pod_that_was_replaced_meanwhile_is_not_deleted(pods, cluster):
     cluster.add(1, OLD)
     pods.pods.rows()
-    pods.pods.in_step = True  # what it knows is old
+    pods.pods.kept = True  # what it knows is old
     cluster.pod(1, OLD)["metadata"]["uid"] = "another"
     pods.stop(1)
     assert cluster.done == []
@@ -112,25 +112,35 @@ def test_fence_kills_exactly_that_process(host, cluster):
     assert host.fence(1, "ND_a", pid) and until(lambda: process.returncode == -9) and cluster.done == []
 
 
-def test_fence_needs_no_api(host, cluster):
-    pid = cluster.add(1, OLD)
-    host.observe(measure=False)
+def away(cluster):
     cluster.refuse = 503
+    cluster.end_watches()
+
+
+def test_fence_needs_no_api(follow, host, cluster):
+    pid = cluster.add(1, OLD)
+    assert until(lambda: states(host)[0][1] == "active")
+    away(cluster)
     threading.Thread(target=next(iter(cluster.processes.values())).wait, daemon=True).start()
     assert host.fence(1, "ND_a", pid)
 
 
-def test_api_that_is_away_hides_nothing_that_runs(host, cluster):
-    with pytest.raises(FleetError):
-        cluster.refuse = 503
-        host.observe()
-    cluster.refuse = 0
+def test_api_that_is_away_hides_nothing_that_runs(follow, host, cluster):
     cluster.add(1, OLD)
-    host.observe(measure=False)
-    cluster.refuse = 503
+    assert until(lambda: states(host)[0][1] == "active")
+    away(cluster)
+    assert until(lambda: not follow.pods.in_step)
     assert states(host)[0] == (1, "active", OLD)
     next(iter(cluster.processes.values())).terminate()
     assert until(lambda: states(host)[0][1] != "active")
+    cluster.refuse = 0
+    assert until(lambda: follow.pods.in_step)
+
+
+def test_api_that_never_answered_is_an_error_and_no_free_slot(host, cluster):
+    cluster.refuse = 503
+    with pytest.raises(FleetError):
+        host.observe()
 
 
 def test_missing_right_is_an_error_and_no_free_slot(host, cluster):
@@ -188,7 +198,7 @@ def test_executor_that_sees_no_processes_says_so(monkeypatch):
 @pytest.fixture(name="follow")
 def fixture_follow(pods):
     stop = threading.Event()
-    threads = [threading.Thread(target=mirror.keep, args=(stop,), daemon=True) for mirror in (pods.pods, pods.deployments)]
+    threads = [threading.Thread(target=mirror.keep, args=(stop, lambda got: None), daemon=True) for mirror in (pods.pods, pods.deployments)]
     for thread in threads:
         thread.start()
     assert until(lambda: pods.pods.in_step and pods.deployments.in_step)

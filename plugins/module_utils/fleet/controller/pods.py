@@ -99,7 +99,7 @@ class Keeper:
         self._said = ""
 
     def start(self) -> None:
-        for work in (lambda: self.pods.keep(self._stop), self._run):
+        for work in (lambda: self.pods.keep(self._stop, self._tell), self._run):
             threading.Thread(target=work, name="pods", daemon=True).start()
 
     def stop(self) -> None:
@@ -114,9 +114,13 @@ class Keeper:
                 got = str(exc)
             except Exception as exc:  # pylint: disable=broad-except
                 got = f"{type(exc).__name__}: {exc}"
-            if got and got != self._said:
-                self._note("failed", got, outcome="kubernetes")
+            if got != self._said:
+                self._tell(got)
             self._said = got
+
+    def _tell(self, got: str) -> None:
+        if got:
+            self._note("failed", got, outcome="kubernetes")
 
     def _note(self, kind: str, reason: str, **fields: t.Any) -> None:
         self.journal.note(kind, reason, **fields)
@@ -126,7 +130,7 @@ class Keeper:
         look, settings = self.loop.look, self.loop.settings
         if not self.loop.leads or look.frozen or settings.dry_run or look.snapshot is None or look.reports is None or not self.pods.in_step:
             return
-        pods, now = self.pods.known(), look.snapshot.taken_at
+        pods, now = self.pods.rows(), look.snapshot.taken_at
         if settings.drains:
             for request in deadlines([p for p in pods if c.slot_of(p)], look.reports, look.requests, now, settings.owner):
                 self._ask(request)

@@ -191,7 +191,7 @@ class Pulse:
 
     def __call__(self) -> dict[str, str]:
         """{pod: something that differs after each change}; raises FleetError before the API was reached for the first time."""
-        rows = self.pods.pods.known()
+        rows = self.pods.pods.rows()
         inits = self.pods.running(rows)
         out = {}
         for row in rows:

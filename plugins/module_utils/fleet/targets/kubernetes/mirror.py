@@ -32,6 +32,7 @@ class Mirror:
 
     def __init__(self, connect: t.Callable[[float], Api], path: str, labels: str = "", fields: str = "") -> None:
         self.connect, self.path, self.labels, self.fields = connect, path, labels, fields
+        self.kept = False  # a thread keeps it in step
         self.in_step = False  # with the API, right now
         self.changes = 0  # grows with every change
         self._rows: dict[str, Row] | None = None  # by uid; None: nothing was ever read
@@ -44,18 +45,10 @@ class Mirror:
         return t.cast(Api, self._own.api)
 
     def rows(self) -> list[Row]:
-        """The objects now. Raises FleetError where the API cannot be asked and never could be."""
-        if not self.in_step:
-            try:
-                self._take(self.api().items(self.path, self.labels, self.fields))
-            except FleetError as exc:
-                if self._rows is None or exc.failure["code"] in ("no_rights", "unauthorized", "not_found"):
-                    raise
+        """The objects as they are known; asked for now where nobody keeps this in step. Raises FleetError where that fails."""
+        if self._rows is None or not self.kept:
+            self._take(self.api().items(self.path, self.labels, self.fields))
         return list((self._rows or {}).values())
-
-    def known(self) -> list[Row]:
-        """The objects as they were known last, without asking; only the first time it asks."""
-        return self.rows() if self._rows is None else list(self._rows.values())
 
     def put(self, row: t.Mapping[str, t.Any]) -> None:
         """What the API answered to a change of ours, before its watch tells it."""
@@ -70,20 +63,24 @@ class Mirror:
             self._rows = found
             self.changes += 1
 
-    def keep(self, stop: threading.Event) -> None:
-        """Be in step until `stop` is set."""
-        pause = PAUSE
+    def keep(self, stop: threading.Event, tell: t.Callable[[str], None]) -> None:
+        """Be in step until `stop` is set. tell: gets what is wrong, "" when all is well again, each once."""
+        pause, said, self.kept = PAUSE, "", True
         while not stop.is_set():
             begun = time.monotonic()
             try:
-                self._watch(stop)
-            except Exception:  # pylint: disable=broad-except  # nothing may end this; rows() tells what is wrong to whoever asks
-                pass
+                self._watch(stop, lambda: tell("") if said else None)
+                got = ""
+            except Exception as exc:  # pylint: disable=broad-except  # nothing may end this: the API comes back
+                got = str(exc.failure["got"] if isinstance(exc, FleetError) else f"{type(exc).__name__}: {exc}")
             self.in_step = False
-            pause = PAUSE if time.monotonic() - begun > LASTED else min(8.0, pause * 2)
-            stop.wait(pause if pause > PAUSE else 0.05)
+            if got and got != said:
+                tell(got)
+            said = got
+            pause = PAUSE if time.monotonic() - begun > LASTED and not got else min(8.0, pause * 2)
+            stop.wait(pause)
 
-    def _watch(self, stop: threading.Event) -> None:
+    def _watch(self, stop: threading.Event, well: t.Callable[[], None]) -> None:
         """One list and the changes after it, until the API ends that."""
         api = self.connect(READ_TIMEOUT)
         try:
@@ -93,6 +90,7 @@ class Mirror:
             more = {**query, "watch": "1", "resourceVersion": listed["metadata"]["resourceVersion"], "timeoutSeconds": str(WATCH_SECONDS)}
             with api.stream(f"{self.path}?{urllib.parse.urlencode(more)}") as answer:
                 self.in_step = True
+                well()
                 self.changes += 1
                 while not stop.is_set() and self._event(answer):
                     pass
