@@ -232,6 +232,17 @@ def test_watch_that_ends_is_begun_anew(follow, cluster):
     assert until(lambda: Pulse(follow)() != {} and follow.pods.in_step)
 
 
+def test_what_keeps_it_from_following_is_told_once(cluster, pods):
+    stop, told = threading.Event(), []
+    cluster.refuse = 403
+    threading.Thread(target=pods.pods.keep, args=(stop, told.append), daemon=True).start()
+    assert until(lambda: len(cluster.asked) > 3) and told == ["refused for the test"]
+    cluster.refuse = 0
+    assert until(lambda: pods.pods.in_step) and until(lambda: told == ["refused for the test", ""])
+    stop.set()
+    cluster.end_watches()
+
+
 # --- processes --------------------------------------------------------------------------------------------------------
 
 def test_init_of_a_pod_is_found_by_its_control_group(tmp_path, monkeypatch):
