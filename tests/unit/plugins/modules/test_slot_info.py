@@ -72,3 +72,9 @@ def test_the_module_on_a_host_without_systemd(run_module, tmp_path, monkeypatch)
     monkeypatch.setattr(_slot_module, "_run", lambda module, command: (127, "", ""))
     got = run_module(slot_info.main, {"config_dir": str(tmp_path), "state_dir": str(tmp_path), "model": "digests"})
     assert not got["failed"] and not got["changed"] and got["slots"][0]["model"] == {} and got["slots"][0]["label"] == "free"
+
+
+def test_the_module_on_a_host_that_is_no_machine_of_a_cluster(run_module, monkeypatch):
+    monkeypatch.delenv("NODE_NAME", raising=False)
+    failure = run_module(slot_info.main, {"target": "kubernetes"})["failure"]
+    assert failure["code"] == "no_executor" and "livekit_kubernetes" in failure["fix"]
