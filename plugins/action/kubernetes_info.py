@@ -61,8 +61,9 @@ def waited(args: t.Mapping[str, t.Any], api: Api, pause: float = 0.5) -> dict[st
         stuck = "; ".join(f"{pod}: {why}" for pod, why in result["trouble"].items() if pod in ours)
         if stuck or time.monotonic() > end:
             namespace = kubernetes.Settings.from_vars(args["settings"]).namespace
+            code = "pod_failed" if stuck else "gate_pods" if args["name"] else "not_up"
             raise FleetError("bring up pods", args["name"] or f"namespace {namespace}", stuck or f"{got} after {args['timeout']:g} s",
-                             f"See kubectl -n {namespace} get pods, and their events and logs", code="pod_failed" if stuck else "gate_pods" if args["name"] else "not_up")
+                             f"See kubectl -n {namespace} get pods, and their events and logs", code=code)
         time.sleep(pause)
 
 

@@ -18,7 +18,8 @@ PARTS = ("namespace", "base", "generation", "autoscaler")
 
 def kubernetes_objects(model: t.Mapping[str, t.Any], settings: t.Mapping[str, t.Any], layout: t.Mapping[str, t.Any] | None = None, part: str = "base",
                        secrets: bool = False, slot: int = 1, generation: str | None = None, replicas: int | None = None, haproxy: str = "",
-                       controller: t.Mapping[str, t.Any] | None = None, only: t.Collection[str] | None = None, rolled_back: bool = False) -> list[dict[str, t.Any]]:
+                       controller: t.Mapping[str, t.Any] | None = None, only: t.Collection[str] | None = None,
+                       rolled_back: bool = False) -> list[dict[str, t.Any]]:
     """Of a part either the Secrets, or everything else, so that a task that shows no secret can still be read. only: "Kind/name" of those to return."""
     if part not in PARTS:
         raise AnsibleFilterError(f"openrtc.livekit.kubernetes_objects: no part {part!r}; there are {', '.join(PARTS)}")

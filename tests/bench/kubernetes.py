@@ -97,7 +97,8 @@ def first_room(cluster: Cluster, endpoint: t.Mapping[str, t.Any]) -> float:
     metrics = next(p["containerPort"] for p in pod["spec"]["containers"][0]["ports"] if p["name"] == "metrics")
     with urllib.request.urlopen(f"http://{pod['status']['hostIP']}:{metrics}/metrics", timeout=3) as answer:
         node_id = NODE_ID.search(answer.read().decode())[1]
-    request = {"url": endpoint["url"].replace("ws", "http", 1), "key": endpoint["api_key"], "secret": endpoint["api_secret"], "node_id": node_id, "seconds": 0.5}
+    request = {"url": endpoint["url"].replace("ws", "http", 1), "key": endpoint["api_key"], "secret": endpoint["api_secret"], "node_id": node_id,
+               "seconds": 0.5}
     while True:
         asked = time.monotonic()
         call = probe.run_in_child([request], timeout=30)[0]

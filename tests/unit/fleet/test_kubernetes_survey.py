@@ -62,7 +62,8 @@ def test_slots_with_their_pods():
     first, second, third = survey.slots(found, settings(), 3)
     assert (first["label"], first["name"], first["replicas"], first["ready"]) == ("serving", f"livekit-s1-{OLD}", 3, 3)
     assert (second["label"], second["replicas"], second["ready"]) == ("gating", 3, 1)
-    assert [(p["machine"], p["state"], p["serving"]) for p in second["pods"]] == [("", "activating", True), ("node1", "active", False), ("node2", "activating", False)]
+    assert [(p["machine"], p["state"], p["serving"]) for p in second["pods"]] == [
+        ("", "activating", True), ("node1", "active", False), ("node2", "activating", False)]
     assert (third["label"], third["name"], third["pods"]) == ("free", "", [])
 
 

@@ -24,8 +24,8 @@ from .objects import GATE, MANAGER, ROLLED_BACK, SERVED_AT, SERVING, VERSION
 from .server import name_of
 from .settings import Settings
 
-TROUBLE = ("CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError",
-           "RunContainerError")
+TROUBLE = ("CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError",
+           "CreateContainerError", "RunContainerError")
 
 
 class Step(t.NamedTuple):
