@@ -18,7 +18,7 @@ import yaml
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "fleet"))
 from kubernetes_sample import OLD, SECRET, VARIABLES, deployment, node, pod  # noqa: E402  pylint: disable=wrong-import-position
 
-from ansible_collections.openrtc.livekit.plugins.action import kubernetes_info, kubernetes_plan, kubernetes_tree  # noqa: E402
+from ansible_collections.openrtc.livekit.plugins.action import kubernetes_info, kubernetes_mark, kubernetes_plan, kubernetes_tree  # noqa: E402
 from ansible_collections.openrtc.livekit.plugins.filter.kubernetes_objects import kubernetes_objects  # noqa: E402
 from ansible_collections.openrtc.livekit.plugins.filter.kubernetes_redis import kubernetes_redis  # noqa: E402
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError  # noqa: E402
@@ -39,6 +39,7 @@ class Cluster(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked, self.denied, self.refuse, self.page = [], set(), {}, 0
+        self.bodies = []
         self.kept = None  # {path: object} of what was applied; None while the namespace is missing
         self.lists = {"nodes": [node(f"node{n}", address=f"10.0.0.{n}") for n in (1, 2, 3)], "pods": [], "deployments": [], "replicasets": [], "secrets": [],
                       "configmaps": []}
@@ -80,6 +81,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(length)) if length else None
         path, dummy, query = self.path.partition("?")
+        self.server.bodies.append((self.command, path, body))
         self.server.asked.append((self.command, path, self.headers.get("Authorization"), self.headers.get("Accept")))
         status, answer = self.server.answer(path, query, body)
         raw = json.dumps(answer).encode()
@@ -410,3 +412,44 @@ def test_redis_as_the_cluster_sees_it():
     assert kubernetes_redis({}, given) == given
     inside = kubernetes_redis({"livekit_kubernetes_redis": {"mode": "standalone", "password": SECRET}}, {})
     assert inside["address"].startswith("livekit-redis-0.") and inside["password"] == SECRET
+
+
+# --- kubernetes_mark --------------------------------------------------------------------------------------------------
+
+POD, PAIR = "/api/v1/namespaces/livekit/pods/web-1", [f"/{api}/namespaces/livekit/{kind}/livekit-s1-{OLD}" for api, kind in (
+    ("api/v1", "secrets"), ("apis/apps/v1", "deployments"))]
+
+
+def marked(server, check=False, **given):
+    args = {"namespace": "livekit", "pods": [], "name": None, "generation": None, "kubeconfig": None, "context": None, **given}
+    marks = kubernetes_mark.Marks(args, lambda *dummy: Api(f"http://127.0.0.1:{server.server_port}"), 1234.9, check)
+    marks.run()
+    return marks.changed
+
+
+def patches(server):
+    return [(path, body) for verb, path, body in server.bodies if verb == "PATCH"]
+
+
+def test_pods_that_passed_get_the_label_once(running):
+    running.kept = {POD: {"metadata": {"labels": {"a": "b"}}}}
+    assert marked(running, check=True, pods=["web-1"]) == ["web-1"] and patches(running) == []
+    assert marked(running, pods=["web-1"]) == ["web-1"]
+    assert patches(running) == [(POD, {"metadata": {"labels": {"openrtc.livekit/serving": "true"}}})]
+    running.kept[POD]["metadata"]["labels"]["openrtc.livekit/serving"] = "true"
+    assert marked(running, pods=["web-1"]) == []
+
+
+def test_a_generation_that_passed_is_noted_the_deployment_last_and_keeps_its_time(running):
+    running.kept = {path: {"metadata": {}} for path in PAIR}
+    assert len(marked(running, name=f"livekit-s1-{OLD}", generation=OLD)) == 2
+    assert [path for path, body in patches(running)] == PAIR
+    assert patches(running)[1][1] == {"metadata": {"annotations": {"openrtc.livekit/gate": OLD, "openrtc.livekit/served-at": "1234"}}}
+    running.kept = {path: {"metadata": {"annotations": {"openrtc.livekit/gate": OLD, "openrtc.livekit/served-at": "1000"}}} for path in PAIR}
+    assert marked(running, name=f"livekit-s1-{OLD}", generation=OLD) == []
+
+
+def test_no_content_of_a_secret_is_read_for_a_mark(running):
+    running.kept = {path: {"metadata": {}} for path in PAIR}
+    marked(running, name=f"livekit-s1-{OLD}", generation=OLD)
+    assert {accept for dummy, path, dummy2, accept in running.asked if path in PAIR} == {kubernetes_mark.METADATA}
