@@ -160,7 +160,7 @@ def _proxy_pod(settings: Settings, config_map: str, kept: str) -> Object:
     # A sidecar, so that it outlives HAProxy: as long as old sessions last there, a move has to be able to cut them.
     executor["restartPolicy"] = "Always"
     # A HAProxy without servers refuses everybody. Later nothing takes this readiness away, not even a Redis that is gone.
-    executor["readinessProbe"] = {"exec": {"command": ["test", "-f", SYNCED]}, "periodSeconds": 1}
+    executor["readinessProbe"] = {"exec": {"command": ["test", "-f", SYNCED]}, "initialDelaySeconds": 2, "periodSeconds": 5}
     shared_with = [{"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}, {"name": "state", "emptyDir": {"sizeLimit": "16Mi"}},
                    {"name": "config", "configMap": {"name": config_map, "defaultMode": 0o444}}]
     if settings.tls.secret:
