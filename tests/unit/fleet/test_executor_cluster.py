@@ -14,6 +14,7 @@ from kubernetes_sample import NEW, OLD
 from pods_sample import Cluster, Inits, until
 
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import executor_targets
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.balancers.haproxy_runtime import Runtime
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.executor import Executor
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.executor_cluster import admit, dismiss
@@ -131,3 +132,21 @@ def test_drain_by_order_and_by_hand(machine):
         assert Orders(registry(server), lock).ask([Order("node1", "fence", {"slot": 1, "node_id": "ND_a"})]) == [{"killed": True}]
     assert until(lambda: reported(server).label == "free")
     assert [verb for verb, *dummy in cluster.done] == ["DELETE", "PATCH"]
+
+
+def test_executor_beside_haproxy_tells_it_its_servers_and_takes_its_report_along(redis_server, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Runtime, "ask", lambda self, command: asked.append(command) or ("# name\nlivekit\n" if command == "show backend" else "1\n"))
+    server = redis_server()
+    server.add_node("ND_a", cpu_load=0.3)
+    serving = Slot(1, "active", "g", gate="g", node_id="ND_a")
+    server.client.hset(HOSTS, "node1", HostReport("node1", "10.0.0.1", registry(server).now(), (serving,), {1: 7880}).as_json())
+    made = Executor(Settings("livekit-haproxy-x", "10.1.0.7", {"address": server.address}, target="kubernetes", balancer="haproxy-http", pool={},
+                             synced=str(tmp_path / "synced"), memory=str(tmp_path / "nodes.json")), logs=lambda event, **fields: None)
+    thread = threading.Thread(target=made.run, daemon=True)
+    thread.start()
+    assert until((tmp_path / "synced").exists) and "set server livekit/node1-s1 state ready" in asked
+    assert until(lambda: server.client.hexists(HOSTS, "livekit-haproxy-x"))
+    made.stop.set()
+    thread.join(5)
+    assert server.client.hkeys(HOSTS) == [b"node1"]
