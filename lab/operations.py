@@ -70,7 +70,7 @@ def compose_operations(lab: str, options: t.Sequence[str], more: str) -> list[Ch
     ]
 
 
-def kubernetes_operations(options: t.Sequence[str], kubeconfig: str) -> list[Change]:
+def kubernetes_operations(lab: str, options: t.Sequence[str], kubeconfig: str) -> list[Change]:
     """What a cluster of three machines does under calls."""
     def playbook(verb: str, *more: str) -> list[str]:
         return ["ansible-playbook", f"openrtc.livekit.{verb}", *options, *more]
@@ -80,6 +80,8 @@ def kubernetes_operations(options: t.Sequence[str], kubeconfig: str) -> list[Cha
 
     three = kubectl("-n", "livekit", "wait", "deployment", "-l", "app.kubernetes.io/component=server", "--for=jsonpath={.status.readyReplicas}=3",
                     "--timeout=90s")
+    crash = ("pod=$(kubectl -n livekit get pods -l openrtc.livekit/serving=true --field-selector spec.nodeName=node3 -o name | head -n 1); "
+             "kubectl -n livekit exec $pod -- sh -c 'kill -9 $(pidof livekit-server)'; sleep 15")
     before, after, at_once = ["-e", "livekit_version=1.13.4"], ["-e", "livekit_version=1.13.5"], ["-e", "livekit_upgrade_policy=now"]
     return [
         ("upgrade, calls move at once", playbook("upgrade", *after, *at_once), True),
@@ -94,6 +96,9 @@ def kubernetes_operations(options: t.Sequence[str], kubeconfig: str) -> list[Cha
         ("a node more", playbook("deploy", *before), True),
         ("it is up", three, True),
         ("rooms to it", playbook("rebalance", *before), True),
+        ("containerd starts anew on node1", ["lab/kubernetes/node", lab, "node1", "restart", "containerd"], True),
+        ("crash: SIGKILL on node3", ["env", f"KUBECONFIG={kubeconfig}", "sh", "-c", crash], True),
+        ("recover: nothing is left of it", playbook("recover", *before), True),
     ]
 
 
@@ -124,7 +129,7 @@ def main() -> int:
     if args.plan == "compose":
         plan = compose_operations(args.lab, args.options, args.more)
     elif args.plan == "kubernetes":
-        plan = kubernetes_operations(args.options, endpoint["kubeconfig"])
+        plan = kubernetes_operations(args.lab, args.options, endpoint["kubeconfig"])
     else:
         keys = two_keys(args.out / "keys", endpoint, args.new_key)
         plan = operations(args.lab, args.options, keys, endpoint["api_key"], args.new_key)
