@@ -24,6 +24,11 @@ attributes:
   platform:
     platforms: posix
 options:
+  target:
+    description: What everything runs as, C(livekit_target). V(kubernetes) is refused, as a cluster makes its nodes by itself and needs no hosts.
+    type: str
+    choices: [native, compose, kubernetes]
+    default: native
   model:
     description: The variables of role P(openrtc.livekit.model#role) as one mapping.
     type: dict
