@@ -58,6 +58,8 @@ class ModelNode:
     terms: int = 0  # SIGTERMs it got
     kills: int = 0
     frozen: bool = False  # SIGSTOP
+    names: bool = True  # it says which node it is
+    since: float | None = None
 
     @property
     def alive(self):
@@ -86,6 +88,7 @@ class Cluster:
         self.callers, self.orders, self.problems, self.owners = [], [], [], {}
         self.neighbours = {}  # host -> {unit: state}
         self.worst_split = 0.0
+        self.started, self.slow_start, self.refusing = 0, False, set()
         self.highest = {}
         self.lock, self.stopped = threading.RLock(), threading.Event()
         self.threads = []
@@ -152,7 +155,7 @@ class Cluster:
             now = time.time()
             pipe = self.client.pipeline(transaction=False)
             for node in self.nodes.values():
-                if node.alive and not node.frozen:
+                if node.alive and node.names and not node.frozen:
                     self._live(node, now, pipe)
             for host in self.hosts:
                 if host not in self.silent:
@@ -241,10 +244,12 @@ class Cluster:
 
     def report(self, host, now):
         slots = {s: Slot(s) for s in (1, 2)}
-        for node in self.nodes.values():
+        for node in sorted(self.nodes.values(), key=lambda n: n.alive):
             if node.host == host and node.alive:
-                slots[node.slot] = Slot(node.slot, state=node.state, generation="g", gate="g", pid=1000 + node.slot, node_id=node.id,
-                                        participants=sum(map(len, node.rooms.values())))
+                slots[node.slot] = Slot(node.slot, state=node.state, generation="g", gate="g", version="1.13.5", pid=1000 + node.slot,
+                                        node_id=node.id if node.names else None, since=node.since, participants=sum(map(len, node.rooms.values())))
+            elif node.host == host:  # what it ran lies there still
+                slots[node.slot] = Slot(node.slot, generation="g", gate="g", version="1.13.5")
         media = any(n.host == host for n in self.nodes.values())
         return HostReport(host, "127.0.0.1", now, tuple(slots.values()) if media else (), {1: 1, 2: 2} if media else {},
                           "haproxy-http" if host in self.balancers else "", self.neighbours.get(host, {}))
@@ -277,6 +282,31 @@ class Cluster:
 
     def _in(self, host, slot, node_id):
         return next((n for n in self.nodes.values() if (n.host, n.slot, n.id) == (host, slot, node_id) and n.alive), None)
+
+    def _start(self, host, slot, generation):
+        if any((n.host, n.slot) == (host, slot) and n.alive for n in self.nodes.values()):
+            return {"started": False}
+        if host in self.refusing or generation != "g":
+            return {"code": "slot_cold", "tried": "start a warm slot", "on": host, "got": "it is cold", "fix": "deploy"}
+        self.started += 1
+        name = f"ND_start{self.started}"
+        self.nodes[name] = ModelNode(name, host, slot, state="activating" if self.slow_start else "active", names=not self.slow_start, since=time.time())
+        return {"started": True}
+
+    def come_up(self):
+        """Nodes that were started slowly are there now."""
+        with self.lock:
+            for node in self.nodes.values():
+                if node.state == "activating":
+                    node.state, node.names = "active", True
+            self.pump()
+
+    def _rest(self, host, slot, generation):
+        node = next((n for n in self.nodes.values() if (n.host, n.slot) == (host, slot) and n.state in ("active", "activating")), None)
+        if node is None:
+            return {"signalled": False}
+        node.terms, node.state = node.terms + 1, "deactivating"
+        return {"signalled": True}
 
     def _drain(self, host, slot, node_id):
         node = self._in(host, slot, node_id)

@@ -20,9 +20,10 @@ from .api import token
 from .balancers.haproxy_runtime import Runtime
 from .errors import FleetError
 from .executor_watch import Process, Watch
+from .generation import Slot
 from .host import Run, SlotHost
 
-ORDERS = ("drain", "fence", "end", "avoid", "cut", "cut_sockets", "stop_unit", "observe")
+ORDERS = ("start", "rest", "drain", "fence", "end", "avoid", "cut", "cut_sockets", "stop_unit", "observe")
 
 
 class Hands:
@@ -42,6 +43,41 @@ class Hands:
         return t.cast("dict[str, t.Any]", getattr(self, what)(**args))
 
     # -- nodes -------------------------------------------------------------------------------------------------
+
+    def start(self, slot: int, generation: str) -> dict[str, t.Any]:
+        """Start what lies in a warm slot: this generation, which passed its gates there before. Returns before the node answers."""
+        host = self._host()
+        with self._busy[slot]:
+            found = self._slot(slot)
+            if found.running and found.generation == generation:
+                return {"started": False}
+            if not found.free or found.generation != generation or found.gate != generation or not found.intact or found.exposed:
+                raise FleetError("start a warm slot", f"slot {slot}", f"it is {found.label} with generation {found.generation or 'none'}, "
+                                 f"{'whole' if found.intact else 'changed since'}, passed {found.gate or 'none'}",
+                                 "Run openrtc.livekit.deploy on this host, which starts it with all its gates", code="slot_cold", slot=slot)
+            host.start(slot)
+            host.runtime.enable(slot)
+            self.watch.look()
+            return {"started": True}
+
+    def rest(self, slot: int, generation: str) -> dict[str, t.Any]:
+        """One SIGTERM for whatever node runs this generation in the slot, also one that has not said yet who it is; calls end by themselves."""
+        host = self._host()
+        with self._busy[slot]:
+            found = self._slot(slot)
+            if not found.running or found.generation != generation:
+                return {"signalled": False}
+            try:
+                return {"signalled": host.drain(slot)}
+            finally:
+                self.watch.look()
+
+    def _slot(self, slot: int) -> Slot:
+        found = next((s for s in self._host().observe(measure=False) if s.slot == slot), None)
+        if found is None:
+            raise FleetError("find a slot", f"slot {slot}", "this host has no such slot", "Read the state again, or raise livekit_layout.count",
+                             code="no_slots")
+        return found
 
     def drain(self, slot: int, node_id: str) -> dict[str, t.Any]:
         host = self._host()

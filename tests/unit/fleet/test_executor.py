@@ -126,6 +126,8 @@ class Systemd:
         self.done.append(" ".join(command[1:]))
         if words[1] == "stop" and units:
             self.states[units[0]] = "deactivating"
+        elif words[1] == "start":
+            self.states[units[0]] = "activating"
         elif words[1] == "kill":
             self.nodes[units[0]].end()
             self.states[units[0]] = "inactive"
@@ -238,6 +240,40 @@ def test_a_drain_of_another_node_is_refused(fixture):
     fixture.run()
     assert fixture.refused("drain", {"slot": 1, "node_id": "ND_old"}) == "node_differs"
     assert fixture.systemd.done == []
+
+
+def lay(fixture, n=2, gate="g", **meta):
+    """The files of a generation that passed its gates in the slot and then ended."""
+    for path, text in ((f"etc/{n}/generation.json", json.dumps({"generation": "g", "version": "1.13.5", "files": {}, **meta})), (f"var/{n}/gate", gate)):
+        (fixture.tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (fixture.tmp_path / path).write_text(text)
+
+
+def test_a_warm_slot_starts_once_and_at_boot_too(fixture):
+    lay(fixture)
+    fixture.run()
+    assert fixture.order("start", {"slot": 2, "generation": "g"}) == {"started": True}
+    assert fixture.order("start", {"slot": 2, "generation": "g"}) == {"started": False}
+    assert fixture.systemd.done == ["--no-block start livekit-server@2.service", "enable livekit-server@2.service"]
+
+
+@pytest.mark.parametrize("gate, meta", [("g", {"generation": "other"}), ("", {}), ("other", {}), ("g", {"files": {"config.yaml": "0" * 64}})])
+def test_a_slot_that_is_not_warm_is_not_started(fixture, gate, meta):
+    lay(fixture, gate=gate, **meta)
+    fixture.run()
+    assert fixture.refused("start", {"slot": 2, "generation": "g"}) == "slot_cold"
+    assert fixture.refused("start", {"slot": 7, "generation": "g"}) == "no_slots"
+    assert fixture.systemd.done == []
+
+
+def test_a_node_that_never_said_who_it_is_gets_one_signal(fixture):
+    lay(fixture)
+    fixture.run()
+    fixture.order("start", {"slot": 2, "generation": "g"})
+    assert fixture.order("rest", {"slot": 2, "generation": "other"}) == {"signalled": False}
+    assert fixture.order("rest", {"slot": 2, "generation": "g"}) == {"signalled": True}
+    assert fixture.order("rest", {"slot": 2, "generation": "g"}) == {"signalled": False}
+    assert [w for w in fixture.systemd.done if "stop" in w] == ["--no-block stop livekit-server@2.service"]
 
 
 def test_two_drains_at_once_send_one_signal(fixture):
