@@ -13,12 +13,14 @@ from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import confi
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError, raise_for
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets import compose
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.placement.policy import Policy
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.scaling_settings import ScalingSettings
 
 ARGUMENT_SPEC: dict[str, t.Any] = {
     "target": {"type": "str", "choices": ["native", "compose", "kubernetes"], "default": "native"},
     "model": {"type": "dict", "required": True},
     "layout": {"type": "dict", "default": {}},
     "placement": {"type": "dict", "default": {}},
+    "scaling": {"type": "dict", "default": {}},
     "hosts": {"type": "list", "elements": "str", "default": []},
     "balancers": {"type": "list", "elements": "str", "default": []},
     "claims": {"type": "list", "elements": "dict", "default": [], "options": {
@@ -47,6 +49,8 @@ class ActionModule(ActionBase):
             found += compose.Settings(image=str(image)).problems() if image else []
             found += Policy.problems(config.plain(args["placement"]))
             raise_for(found)
+            if args["scaling"]:
+                ScalingSettings.of(config.plain(args["scaling"])).check()
         except FleetError as exc:
             result.update(failed=True, **exc.as_result())
         return {**result, "changed": False, "hosts": hosts}

@@ -41,6 +41,10 @@ options:
     description: How new rooms are placed, as C(livekit_placement).
     type: dict
     default: {}
+  scaling:
+    description: How the cluster grows and shrinks, as C(livekit_scaling).
+    type: dict
+    default: {}
   hosts:
     description: Inventory names of the media hosts. Their C(livekit_address) and C(livekit_node_ip) are compared.
     type: list

@@ -88,14 +88,15 @@ class Load(t.NamedTuple):
     by: str
 
 
-def node_load(node: Node, profile: Profile = Profile()) -> Load:
-    """How full the node is. Raises FleetError stats_invalid for figures that cannot be (NaN, negative)."""
+def node_load(node: Node, profile: Profile = Profile(), participants: int | None = None) -> Load:
+    """How full the node is. participants: those of its rooms, where they are known: the node's own count includes callers whose signalling only passes
+    through it. Raises FleetError stats_invalid for figures that cannot be (NaN, negative)."""
     cpus = max(1, node.num_cpus)
     used = {
         "tracks": (node.num_tracks_in + node.num_tracks_out, profile.tracks_per_cpu * cpus),
         "packets": (node.packets_in_rate + node.packets_out_rate, profile.packets_per_cpu * cpus),
         "bytes": (node.bytes_in_rate + node.bytes_out_rate, profile.bytes_per_second),
-        "participants": (node.num_clients, profile.participants_per_cpu * cpus),
+        "participants": (node.num_clients if participants is None else participants, profile.participants_per_cpu * cpus),
         "cpu": (node.cpu_load, profile.cpu),
     }
     wrong = [f"{name} {value}" for name, (value, _limit) in {**used, "rooms": (node.num_rooms, 0)}.items() if not math.isfinite(value) or value < 0]
@@ -146,7 +147,7 @@ def room_loads(node: Node, rooms: t.Iterable[Room], now: float, profile: Profile
     rooms = list(rooms)
     still = {r.name: room_load(dataclasses.replace(r, created_at=0), node.num_cpus, now, profile) for r in rooms}
     grown = {r.name: room_load(r, node.num_cpus, now, profile, typical) for r in rooms}
-    total, measured = sum(still.values()), node_load(node, profile).share
+    total, measured = sum(still.values()), node_load(node, profile, sum(r.num_participants for r in rooms) if rooms else None).share
     scale = measured / total if total else 0.0
     return {name: still[name] * scale + max(0.0, grown[name] - still[name]) for name in still}
 
@@ -157,11 +158,12 @@ class Demand(t.NamedTuple):
     units: float
     growth: float
     by: t.Mapping[str, Load]  # {node id: its load}
+    grows: t.Mapping[str, float]  # {node id: share that its young rooms will take besides}
 
 
-def demand(snapshot: Snapshot, rooms: t.Mapping[str, Room], profiles: t.Mapping[str, Profile], kind: t.Callable[[Node], str] = lambda node: DEFAULT,
+def demand(snapshot: Snapshot, rooms: t.Mapping[str, Room], profiles: t.Mapping[str, Profile], kinds: t.Mapping[str, str] | None = None,
            reference: str = DEFAULT, reference_cpus: int = 0) -> Demand:
-    """The demand of a cluster. rooms: {name: details}; kind: the machine type of a node; reference: the type that a pool adds, with so many CPUs.
+    """The demand of a cluster. rooms: {name: details}; kinds: {node id: its machine type}; reference: the type that a pool adds, with so many CPUs.
 
     Nodes that drain count: their rooms have to be carried until they end. Stale nodes do not: their rooms are for crash recovery.
     """
@@ -169,13 +171,16 @@ def demand(snapshot: Snapshot, rooms: t.Mapping[str, Room], profiles: t.Mapping[
     names = snapshot.rooms_by_node()
     old = [r.num_participants for r in rooms.values() if snapshot.taken_at - r.created_at > profiles[reference].ramp]
     typical = sum(old) / len(old) if old else 0.0
-    by, units, growth = {}, 0.0, 0.0
+    by, grows, units, growth = {}, {}, 0.0, 0.0
     for node_id, node in sorted(fresh.items()):
-        profile = profiles.get(kind(node), profiles[DEFAULT])
-        by[node_id] = node_load(node, profile)
-        found = room_loads(node, [rooms[name] for name in names.get(node_id, ()) if name in rooms], snapshot.taken_at, profile, typical)
+        profile = profiles.get((kinds or {}).get(node_id, DEFAULT), profiles[DEFAULT])
+        here = [rooms[name] for name in names.get(node_id, ()) if name in rooms]
+        known = bool(here) and len(here) == len(names[node_id])
+        by[node_id] = node_load(node, profile, sum(r.num_participants for r in here) if known else None)
+        found = room_loads(node, here, snapshot.taken_at, profile, typical)
         more = max(0.0, sum(found.values()) - by[node_id].share) if found else 0.0
+        grows[node_id] = more
         size = max(1, node.num_cpus) / (reference_cpus or max(1, node.num_cpus))
         units += (by[node_id].share + more) * size
         growth += more * size
-    return Demand(units, growth, by)
+    return Demand(units, growth, by, grows)

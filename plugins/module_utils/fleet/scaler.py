@@ -28,7 +28,7 @@ from .scaling_view import Demand, Mark, Sight, marked, measured, view
 if t.TYPE_CHECKING:
     from .forecast import Outlook
     from .journal import Journal
-    from .registry import Registry, Snapshot
+    from .registry import Registry
     from .scaling_settings import ScalingSettings
 
 STATE = "openrtc:scaling:state"  # JSON, see scaling_rules.State
@@ -36,21 +36,25 @@ MARKS = "openrtc:scaling:machines"  # hash: machine id -> Mark as JSON
 STATUS = "openrtc:scaling:status"  # JSON of the last look and decision, for capacity_info and the page
 WAITING = "openrtc:scaling:waiting"  # hash: whoever lets people wait -> JSON {units, at}; counts for WAITING_SECONDS
 WAITING_SECONDS = 60.0
+DRY = ":dry-run"  # a dry run keeps what it would have done by itself
 
 
 class Scaler:
-    """by: who it drains for. The pool's own lock has to be held for act() and finish()."""
+    """by: who it drains for. The lock "scale" has to be held from look() to the end of act(), as what is remembered is written in all of them; not so
+    for a look that remembers nothing, and in a dry run, which has a memory of its own and does nothing."""
 
     def __init__(self, registry: Registry, pool: Pool, settings: ScalingSettings, journal: Journal, by: str) -> None:
         self.registry, self.pool, self.settings, self.journal, self.by = registry, pool, settings, journal, by
 
+    def _key(self, name: str) -> str:
+        return name + DRY if self.settings.rules.dry_run else name
+
     # -- looking
 
-    def look(self, snapshot: Snapshot | None = None, reports: Reports | None = None, refused: int = 0) -> Sight:
+    def look(self, refused: int = 0, remember: bool = True) -> Sight:
         """What there is now. A pool that does not answer is told in the sight; a Redis that does not raises."""
-        snapshot = snapshot or self.registry.snapshot()
-        reports = reports or Reports.read(self.registry)
-        (raw,) = self.registry.ask("read the marks of machines", ("HGETALL", MARKS))
+        snapshot, reports = self.registry.snapshot(), Reports.read(self.registry)
+        (raw,) = self.registry.ask("read the marks of machines", ("HGETALL", self._key(MARKS)))
         marks = {as_text(key): Mark(**json.loads(as_text(value))) for key, value in raw.items()}
         rooms = self.registry.room_details() if self.settings.measure.by == "load" else {}
         machines: list[Machine] = []
@@ -61,7 +65,7 @@ class Scaler:
         except FleetError as exc:
             error = str(exc)
         sight = Sight(snapshot, reports, tuple(machines), size, error, drain.requests(self.registry), marks, rooms, self._waiting(snapshot.taken_at), refused)
-        if not error:
+        if remember and not error:
             sight = dataclasses.replace(sight, marks=self._mark(sight))
         return sight
 
@@ -80,8 +84,9 @@ class Scaler:
     def _mark(self, sight: Sight) -> dict[str, Mark]:
         found = marked(sight)
         gone = [i for i in sight.marks if i not in found]
-        commands: list[tuple[t.Any, ...]] = [("HSET", MARKS, i, json.dumps(dataclasses.asdict(m))) for i, m in found.items() if m != sight.marks.get(i)]
-        commands += [("HDEL", MARKS, *gone)] if gone else []
+        new = {i: m for i, m in found.items() if m != sight.marks.get(i)}
+        commands: list[tuple[t.Any, ...]] = [("HSET", self._key(MARKS), i, json.dumps(dataclasses.asdict(m))) for i, m in new.items()]
+        commands += [("HDEL", self._key(MARKS), *gone)] if gone else []
         if commands:
             self.registry.ask("remember machines", *commands)
         return found
@@ -96,7 +101,7 @@ class Scaler:
 
     def state(self, now: float) -> State:
         """What was remembered, or a fresh start where that is too old to go on from."""
-        (raw,) = self.registry.ask("read the scaler's state", ("GET", STATE))
+        (raw,) = self.registry.ask("read the scaler's state", ("GET", self._key(STATE)))
         found = State.parse(as_text(raw)) if raw else State()
         if now - found.at > self.settings.rules.jump:
             return dataclasses.replace(State(), last_order=found.last_order, last_return=found.last_return, day=found.day, spent=found.spent)
@@ -109,10 +114,10 @@ class Scaler:
 
     def act(self, decision: Decision, sight: Sight) -> list[str]:
         """Do what was decided: the ids that were added, as far as they are known. Raises FleetError of the pool; what it did shows at the next look."""
+        # First: an order whose answer is lost must count as one.
+        self.registry.ask("remember the scaler's state", ("SET", self._key(STATE), decision.state.as_json()))
         if decision.dry_run:
             return []
-        # First: an order whose answer is lost must count as one.
-        self.registry.ask("remember the scaler's state", ("SET", STATE, decision.state.as_json()))
         added: list[str] = []
         for action in decision.actions:
             if action.kind == "add":
@@ -149,7 +154,7 @@ class Scaler:
 
     def finish(self, sight: Sight) -> list[str]:
         """Give back machines that were to leave and that nothing runs on any more; see to those that the pool itself wants to take."""
-        if sight.pool_error:
+        if sight.pool_error or self.settings.rules.dry_run:
             return []
         for machine in sight.machines:
             if machine.state == ENDING and getattr(self.pool, "takes_away", False) and not sight.marks.get(machine.id, Mark()).leaving:
@@ -163,7 +168,7 @@ class Scaler:
     def tell(self, decision: Decision, seen: View) -> dict[str, t.Any]:
         """Keep the decision for capacity_info and the page."""
         status = as_status(decision, seen)
-        self.registry.ask("tell what was decided", ("SET", STATUS, json.dumps(status, separators=(",", ":"))))
+        self.registry.ask("tell what was decided", ("SET", self._key(STATUS), json.dumps(status, separators=(",", ":"))))
         return status
 
 

@@ -14,10 +14,12 @@ from . import capacity, drain
 from .errors import FleetError
 from .policies.base import Policy
 from .policies.load import load as load_policies
+from .pools import KINDS
 from .scaling_rules import Rules
 from .scaling_view import Measure
 
 KNOWN = ("pool", "limits", "policies", "measure", "per_node", "profiles", "cpus", "drain", "goal")
+BOOT = {"slots": 5.0, "kubernetes": 30.0}  # seconds until what such a pool adds serves, where limits.boot says nothing else
 DRAIN = {"policy": "move", "deadline": "30m"}
 
 
@@ -43,11 +45,19 @@ class ScalingSettings:
             if not isinstance(values.get(name) or {}, dict):
                 raise _wrong(name, f"it is {values[name]!r}, not a mapping", "See docs/scaling.md")
         policy, deadline = _drain(values.get("drain") or {})
-        rules = Rules.of(values.get("limits") or {})
+        kind = str((values.get("pool") or {}).get("kind") or "")
+        rules = Rules.of({**({"boot": BOOT[kind]} if kind in BOOT else {}), **(values.get("limits") or {})})
         goal = _number(values, "goal", 1e-5)
         if not 0 < goal < 1:
             raise _wrong("goal", f"it is {goal:g}", "Give a share between 0 and 1, such as 0.00001")
         return cls(values.get("pool") or {}, rules, tuple(load_policies(values.get("policies"))), _measure(values), policy, deadline, goal)
+
+    def check(self) -> None:
+        """What can be told without a cluster and the pool's libraries. Raises FleetError pool_unknown."""
+        kind = str(self.pool.get("kind") or "")
+        if kind not in KINDS:
+            raise FleetError("find the pool", kind or "livekit_scaling.pool without a kind", "there is no such pool", f"Known are {', '.join(sorted(KINDS))}",
+                             code="pool_unknown")
 
 
 def _wrong(on: str, got: t.Any, fix: str) -> FleetError:

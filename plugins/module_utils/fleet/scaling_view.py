@@ -8,6 +8,7 @@ Note that this module util is PRIVATE to the collection.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import typing as t
 
 from . import capacity
@@ -36,7 +37,8 @@ class Mark:
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """How demand is counted. by: load (shares of a node, by the capacity profiles) or rooms (per_node rooms fill a node)."""
+    """How demand is counted. by: load (shares of a node, by the capacity profiles) or rooms (per_node rooms fill a node); profiles: {pattern of host
+    names, or default: what such a machine carries}."""
 
     by: str = "load"
     per_node: float = 20.0
@@ -55,6 +57,13 @@ class Measure:
     @property
     def default(self) -> capacity.Profile:
         return self.profiles.get(capacity.DEFAULT, capacity.Profile())
+
+    def kind(self, host: str) -> str:
+        """The profile of a host: the first whose pattern fits."""
+        return next((name for name in self.profiles if fnmatch.fnmatch(host, name)), capacity.DEFAULT)
+
+    def profile(self, host: str) -> capacity.Profile:
+        return self.profiles.get(self.kind(host), self.default)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +121,15 @@ def measured(sight: Sight, measure: Measure) -> Demand:
     if measure.by == "rooms":
         counts = {n: float(len(rooms)) for n, rooms in sight.snapshot.rooms_by_node().items() if sight.snapshot.fresh(n)}
         return Demand(sum(counts.values()), counts)
-    cpus = measure.cpus or max((n.num_cpus for n in sight.snapshot.nodes.values()), default=0)
-    found = capacity.demand(sight.snapshot, sight.rooms, {capacity.DEFAULT: capacity.Profile(), **measure.profiles}, reference_cpus=cpus)
+    found = loads(sight, measure)
     return Demand(found.units, {node: load.share for node, load in found.by.items()})
+
+
+def loads(sight: Sight, measure: Measure) -> capacity.Demand:
+    """The load of each node, whatever demand is counted in. Raises FleetError stats_invalid."""
+    cpus = measure.cpus or max((n.num_cpus for n in sight.snapshot.nodes.values()), default=0)
+    kinds = {str(p.slot.node_id): measure.kind(p.host) for p in sight.places()}
+    return capacity.demand(sight.snapshot, sight.rooms, {capacity.DEFAULT: measure.default, **measure.profiles}, kinds, reference_cpus=cpus)
 
 
 def marked(sight: Sight) -> dict[str, Mark]:

@@ -130,7 +130,8 @@ def test_a_dry_run_decides_and_does_nothing(redis_server):
         before = made.cluster.orders[:]
         assert made.kinds([Fixed(4)]) == [("add", 2)]
         assert made.serving() == ["sfu1", "sfu2"] and made.cluster.orders == before
-        assert made.cluster.client.get(scaler.STATE) is None
+        assert made.kinds([Fixed(1)]) == [("retire", 1)] and drain.requests(made.registry) == {}
+        assert not [key for key in made.cluster.client.keys("openrtc:scaling:*") if not key.endswith(b":dry-run")]
 
 
 def test_an_order_whose_answer_was_lost_is_not_given_again(world):

@@ -22,6 +22,7 @@ from .loop import Loop
 from .metrics import Metrics
 from .placing import Placing
 from .pods import Keeper
+from .scaling import Scaling
 from .settings import Settings
 from .web import Web
 
@@ -54,7 +55,8 @@ async def run(settings: Settings) -> None:
 
     lease = Lease(connect(), settings.name, settings.dry_run, tell)
     loop = Loop(settings, lease, connect, tell, metrics.timed)
-    pages = Web(settings, loop, connect(), metrics, Placing(settings, loop, connect(), tell) if settings.placement else None)
+    scaling = Scaling(settings, loop, connect, tell) if settings.scaling else None
+    pages = Web(settings, loop, connect(), metrics, Placing(settings, loop, connect(), tell) if settings.placement else None, scaling)
     runner = web.AppRunner(pages.app(), access_log=None)
     await runner.setup()
     stop = asyncio.Event()
@@ -65,12 +67,13 @@ async def run(settings: Settings) -> None:
     lease.start()
     loop.start()
     keeper = Keeper(settings.namespace, loop, connect(), tell) if settings.namespace else None
-    if keeper:
-        keeper.start()
+    more = [part for part in (scaling, keeper) if part]
+    for part in more:
+        part.start()
     await stop.wait()
-    if keeper:
-        keeper.stop()
     # What is being done gets a moment; then the lease goes back, so that the next leader need not wait for its expiry.
+    for part in more:
+        await asyncio.to_thread(part.stop)
     await asyncio.to_thread(loop.stop)
     await asyncio.to_thread(lease.stop)
     pages.close()

@@ -30,6 +30,8 @@ class Settings:
     webhook: bool = True
     placement: bool = False  # answer POST /v1/rooms
     placement_policy: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict)  # placement.policy.Policy
+    scaling: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict, repr=False)  # scaling_settings.ScalingSettings; {} for off
+    demand_file: str = "/var/lib/livekit-controller/demand.sqlite"
     public_url: str = ""  # what clients are given
     keys: t.Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
     cpu_limit: float = 0.9  # of receivers, as in placement.Limits

@@ -34,6 +34,7 @@ if t.TYPE_CHECKING:
     from ..registry import Registry
     from .loop import Loop
     from .metrics import Metrics
+    from .scaling import Scaling
     from .settings import Settings
 
 BODY_LIMIT = 1 << 20  # bytes of a webhook
@@ -56,9 +57,10 @@ def digest(user: str, password: str) -> str:
 
 
 class Web:
-    def __init__(self, settings: Settings, loop: Loop, registry: Registry, metrics: Metrics, placing: Placing | None = None) -> None:
+    def __init__(self, settings: Settings, loop: Loop, registry: Registry, metrics: Metrics, placing: Placing | None = None,
+                 scaling: Scaling | None = None) -> None:
         require(aiohttp, "aiohttp", "python3-aiohttp")
-        self.placing = placing
+        self.placing, self.scaling = placing, scaling
         self.settings, self.loop, self.registry, self.metrics = settings, loop, registry, metrics
         self._reader = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="web")  # one thread for the one connection
         self._status: dict[str, t.Any] = {}
@@ -147,6 +149,8 @@ class Web:
         try:
             event = webhook.verify(await request.read(), request.headers.get("Authorization", ""), self.settings.keys)
             name = str(event.get("event")) if event.get("event") in webhook.KNOWN else "other"
+            if self.scaling:
+                self.scaling.hear(event)
             new = await asyncio.get_running_loop().run_in_executor(self._reader, webhook.note, self.registry, event)
         except FleetError as exc:
             refused = exc.failure["code"] == "webhook_refused"
@@ -170,6 +174,8 @@ class Web:
         except FleetError as exc:
             code = str(exc.failure["code"])
             status, answer = STATUS.get(code, 503), {"error": exc.failure}
+            if self.scaling and code == "no_receiver":
+                self.scaling.refused()
             if status == 401:
                 await asyncio.sleep(WRONG_PASSWORD)
         self.metrics.placed("refused" if status in (400, 401, 403) else "failed" if status >= 500 else "created" if status == 201 else "found")

@@ -84,7 +84,7 @@ class Slots(Base):
         if order:
             (known,) = self.registry.ask("read an order", ("GET", key))
             if known:
-                return [(host, slot, generation) for host, slot, generation in json.loads(as_text(known))]
+                return t.cast("list[tuple[str, int, str]]", json.loads(as_text(known)))
         chosen = [(host, slot.slot, str(slot.generation)) for host, slot in self._choose(count)]
         if order and chosen:
             self.registry.ask("note an order", ("SET", key, json.dumps(chosen), "EX", KEEP_ORDER))
