@@ -129,6 +129,9 @@ class Scaler:
         return added
 
     def _leave(self, action: Action, sight: Sight) -> None:
+        if getattr(self.pool, "graceful", False):
+            self.pool.retire(action.nodes)
+            return
         for machine in sight.machines:
             if machine.id in action.nodes:
                 self._drain(machine, sight, self.settings.drain_policy, self.settings.deadline)
@@ -145,7 +148,7 @@ class Scaler:
     def _replace(self, action: Action, sight: Sight) -> None:
         """One that never served goes at once; one that did may have calls on it, and drains."""
         chosen = [m for m in sight.machines if m.id in action.nodes]
-        idle = [m.id for m in chosen if not sight.nodes_of(m)]
+        idle = [m.id for m in chosen if getattr(self.pool, "graceful", False) or not sight.nodes_of(m)]
         for machine in chosen:
             if machine.id not in idle:
                 self._drain(machine, sight, "now", None)

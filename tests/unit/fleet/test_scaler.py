@@ -230,6 +230,14 @@ def test_a_machine_that_its_pool_takes_is_emptied_first(world):
     assert pool.gone == ["i-1"] and world.cluster.callers[0].node == "ND_2"
 
 
+def test_a_pool_whose_return_is_a_drain_is_asked_for_no_other(world):
+    world.scaler.pool = pool = TakesAway()
+    pool.graceful, pool.machines = True, lambda: [Machine(f"pod-{n}", "running", f"sfu{n}") for n in (1, 2)]
+    pool.size = lambda: 2
+    world.step([Fixed(1)])
+    assert pool.gone == ["pod-1"] and drain.requests(world.registry) == {}
+
+
 @pytest.mark.parametrize("values, code", [
     ({"limts": {}}, "scaling_settings"), ({"limits": [1]}, "scaling_settings"), ({"limits": {"min": 3, "max": 2}}, "scaling_min_max"),
     ({"measure": "calls"}, "scaling_settings"), ({"per_node": 0}, "scaling_settings"), ({"per_node": True}, "scaling_settings"),

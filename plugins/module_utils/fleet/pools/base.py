@@ -36,7 +36,11 @@ class Machine(t.NamedTuple):
 
 
 class Pool(t.Protocol):
-    """See the module's text for what each promises. All raise FleetError: pool_unreachable, pool_refused (quota, rights), pool_full, pool_answer."""
+    """See the module's text for what each promises. All raise FleetError: pool_unreachable, pool_refused (quota, rights), pool_full, pool_answer.
+
+    Two attributes a pool may have: takes_away, it may take a machine by itself, which then is `ending` until retire() is told of it, or its time is over;
+    graceful, retire() itself is the drain, and the machine is `ending` while calls are on it.
+    """
 
     name: str
 
