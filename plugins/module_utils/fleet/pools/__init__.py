@@ -20,8 +20,8 @@ if t.TYPE_CHECKING:
 __all__ = ["ENDING", "FAILED", "KINDS", "ORDERED", "RUNNING", "Base", "Machine", "Pool", "load"]
 
 # Each in a module of its own: a host needs the libraries of its own pool only.
-KINDS = {"slots": "slots.Slots", "command": "command.Command", "kubernetes": "kubernetes.Kubernetes", "aws_asg": "aws_asg.AwsAsg",
-         "aws_ecs": "aws_ecs.AwsEcs"}
+KINDS = {"slots": "slots.Slots", "inventory": "inventory.Inventory", "command": "command.Command", "kubernetes": "kubernetes.Kubernetes",
+         "aws_asg": "aws_asg.AwsAsg", "aws_ecs": "aws_ecs.AwsEcs"}
 
 
 def load(config: t.Mapping[str, t.Any], registry: Registry, orders: Orders) -> Pool:

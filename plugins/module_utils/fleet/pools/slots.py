@@ -50,14 +50,19 @@ class Slots(Base):
         found = option("slots", settings, {"hosts": ["*"], "per_host": 1.0, "protected": []})
         return cls(registry, orders, found["hosts"], max(1, int(found["per_host"])), found["protected"])
 
-    def _reports(self) -> tuple[Reports, float]:
+    def reports(self) -> tuple[Reports, float]:
         return Reports.read(self.registry), self.registry.now()
+
+    @staticmethod
+    def versions(reports: Reports) -> set[str]:
+        """Those that serve."""
+        return {s.version for r in reports.hosts.values() for s in reports.serving(r.host) if s.version}
 
     def _ours(self, reports: Reports) -> list[HostReport]:
         return [r for r in reports.hosts.values() if r.slots and any(fnmatch.fnmatch(r.host, p) for p in self.hosts)]
 
     def machines(self) -> list[Machine]:
-        reports, _now = self._reports()
+        reports, _now = self.reports()
         return [self._machine(report, slot) for report in self._ours(reports) for slot in report.slots if not slot.free]
 
     def _machine(self, report: HostReport, slot: Slot) -> Machine:
@@ -92,8 +97,8 @@ class Slots(Base):
 
     def _choose(self, count: int) -> list[tuple[str, Slot]]:
         """Hosts that run least first; of a host's warm slots the one whose generation served last."""
-        reports, now = self._reports()
-        versions = {s.version for r in reports.hosts.values() for s in reports.serving(r.host) if s.version}
+        reports, now = self.reports()
+        versions = self.versions(reports)
         places: list[tuple[int, str, Slot]] = []
         for report in self._ours(reports):
             busy = sum(not s.free and not s.draining for s in report.slots)
@@ -103,7 +108,7 @@ class Slots(Base):
         return [(host, slot) for _busy, host, slot in sorted(places, key=_emptiest)[:count]]
 
     def retire(self, ids: t.Sequence[str]) -> list[str]:
-        reports, _now = self._reports()
+        reports, _now = self.reports()
         running = {f"{r.host}/{s.slot}": (r.host, s) for r in self._ours(reports) for s in r.slots if s.running}
         chosen = [i for i in ids if i in running]
         self.orders.ask([Order(running[i][0], "rest", {"slot": running[i][1].slot, "generation": running[i][1].generation}) for i in chosen], START_TIMEOUT)
