@@ -54,8 +54,8 @@ def node_of(former: Former, snapshot: Snapshot, addresses: t.Collection[str]) ->
     return found[0] if len(found) == 1 else None
 
 
-def steps(former: Former, snapshot: Snapshot, addresses: t.Collection[str]) -> Steps:
-    """What is left to do. FleetError adopt_registry, no_other_node."""
+def steps(former: Former, snapshot: Snapshot, addresses: t.Collection[str], foreseen: bool = False) -> Steps:
+    """What is left to do. foreseen: check mode, in which the node that is to take over need not be there yet. FleetError adopt_registry, no_other_node."""
     if not former.running:
         return Steps(False, former.restarts, None, "it has ended")
     node = node_of(former, snapshot, addresses)
@@ -66,7 +66,7 @@ def steps(former: Former, snapshot: Snapshot, addresses: t.Collection[str]) -> S
     if node is None or not snapshot.fresh(node.id):
         raise FleetError("find the former node in the registry", former.container, f"none of the {len(snapshot.nodes)} nodes there started when it did",
                          "livekit_redis must be the Redis that this node uses; it was not told to end", code="adopt_registry")
-    if not [n for n in snapshot.serving() if n.id != node.id]:
+    if not foreseen and not [n for n in snapshot.serving() if n.id != node.id]:
         raise FleetError("end the former node", former.container, "no other node serves", "Run openrtc.livekit.deploy and openrtc.livekit.verify first",
                          code="no_other_node")
     return Steps(True, former.restarts, node, "it serves")
