@@ -139,6 +139,11 @@ def test_settings_that_cannot_work_are_refused(settings):
     assert code(load, {"kind": "inventory", **settings}, None, None) == "pool_settings"
 
 
+def test_hosts_are_all_that_has_to_be_said(world):
+    pool = load({"kind": "inventory", "hosts": {"sfu1": "10.0.0.1"}}, world.registry, None)
+    assert pool.converge == ["ansible-playbook", "openrtc.livekit.deploy", "--limit", "{host}"] and ids(type("W", (), {"pool": pool})) == {"sfu1"}
+
+
 def test_a_directory_that_cannot_be_written_is_told_before_anything_starts(world):
     (world.folder / "file").write_text("")
     world.pool.directory = str(world.folder / "file" / "state")

@@ -21,7 +21,7 @@ __all__ = ["ENDING", "FAILED", "KINDS", "ORDERED", "RUNNING", "Base", "Machine",
 
 # Each in a module of its own: a host needs the libraries of its own pool only.
 KINDS = {"slots": "slots.Slots", "inventory": "inventory.Inventory", "command": "command.Command", "kubernetes": "kubernetes.Kubernetes",
-         "aws_asg": "aws_asg.AwsAsg", "aws_ecs": "aws_ecs.AwsEcs"}
+         "aws_asg": "aws_asg.AwsAsg", "aws_ecs": "aws_ecs.AwsEcs", "openstack": "openstack.Openstack"}
 
 
 def load(config: t.Mapping[str, t.Any], registry: Registry, orders: Orders) -> Pool:

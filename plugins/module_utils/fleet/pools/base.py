@@ -98,7 +98,7 @@ def check_count(count: int) -> None:
 def option(pool: str, settings: t.Mapping[str, t.Any], known: t.Mapping[str, t.Any], required: t.Sequence[str] = ()) -> dict[str, t.Any]:
     """The settings of a pool over their defaults. Raises FleetError pool_settings for what is unknown, missing or of another type."""
     wrong = [f"{name} is unknown" for name in settings if name not in known]
-    wrong += [f"{name} is missing" for name in required if not settings.get(name)]
+    wrong += [f"{name} is missing" for name in required if not settings.get(name, known[name])]
     for name, value in settings.items():
         default = known.get(name)
         if isinstance(default, bool) and not isinstance(value, bool):
