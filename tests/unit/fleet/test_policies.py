@@ -21,6 +21,7 @@ from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.policies.loa
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.policies.queue import Queue
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.policies.reservations import Reservation, Reservations
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.policies.schedule import Schedule, window
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.scaling_settings import ScalingSettings
 
 BERLIN = "Europe/Berlin"
 
@@ -234,10 +235,11 @@ def test_a_typing_error_is_recognised():
     assert "Did you mean headroom?" in str(caught.value)
 
 
-def test_the_guides_example_is_accepted():
+def test_the_guides_examples_are_accepted():
     guide = next(p for p in pathlib.Path(__file__).resolve().parents if (p / "docs" / "scaling.md").exists()) / "docs" / "scaling.md"
-    example = re.search(r"```yaml\n(.*?)```", guide.read_text(encoding="utf-8"), re.S)[1]
-    config = yaml.safe_load(example)
+    whole, policies = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", guide.read_text(encoding="utf-8"), re.S))
+    ScalingSettings.of(whole["livekit_scaling"]).check()
+    config = policies["livekit_scaling"]["policies"]
     config["schedule"]["ical"] = CALENDAR
     found = load(config)
     assert [p.name for p in found] == ["headroom", "forecast", "events", "queue", "schedule", "reservations"]
