@@ -34,6 +34,9 @@ if t.TYPE_CHECKING:
 STATE = "openrtc:scaling:state"  # JSON, see scaling_rules.State
 MARKS = "openrtc:scaling:machines"  # hash: machine id -> Mark as JSON
 STATUS = "openrtc:scaling:status"  # JSON of the last look and decision, for capacity_info and the page
+# a list, newest first, one per minute: {at, demand, serving, capacity, ahead (minutes), low, middle, high}; the last three are forecast for then
+HISTORY = "openrtc:scaling:history"
+KEEP_HISTORY = 1440
 WAITING = "openrtc:scaling:waiting"  # hash: whoever lets people wait -> JSON {units, at}; counts for WAITING_SECONDS
 WAITING_SECONDS = 60.0
 DRY = ":dry-run"  # a dry run keeps what it would have done by itself
@@ -189,3 +192,9 @@ def status(registry: Registry) -> dict[str, t.Any] | None:
     """The last look and decision of whoever scales this cluster; None where nobody ever did."""
     (raw,) = registry.ask("read the last decision", ("GET", STATUS))
     return dict(json.loads(as_text(raw))) if raw else None
+
+
+def history(registry: Registry, minutes: int = KEEP_HISTORY) -> list[dict[str, t.Any]]:
+    """Demand of the last minutes and what was forecast then, oldest first."""
+    (found,) = registry.ask("read the history of demand", ("LRANGE", HISTORY, 0, minutes - 1))
+    return [json.loads(as_text(raw)) for raw in reversed(found)]

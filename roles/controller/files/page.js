@@ -128,11 +128,47 @@ function drainCard(d) {
       el("ul", {class: "lines"}, d.rooms.map((r) => el("li", {}, el("span", {}, r.room), el("span", {class: "soft"}, `${r.participants} in it`), ago(now() - r.age, "", ""))))) : null);
 }
 
+function svg(tag, attributes, ...children) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+// Demand, what the serving nodes carry, the forecast with its band, and a line where the scaler added or gave back.
+function plot(points, changes) {
+  const [w, h] = [1000, 220];
+  const [begin, end] = [points[0].at, Math.max(...points.map((p) => p.then))];
+  const top = 1.08 * Math.max(1e-6, ...points.map((p) => Math.max(p.demand, p.room, p.high)));
+  const x = (at) => ((at - begin) / Math.max(60, end - begin) * w).toFixed(1);
+  const y = (value) => (h - value / top * h).toFixed(1);
+  const line = (rows) => rows.map(([at, value], n) => `${n ? "L" : "M"}${x(at)} ${y(value)}`).join("");
+  const steps = points.flatMap((p, n) => (n ? [[p.at, points[n - 1].room], [p.at, p.room]] : [[p.at, p.room]]));
+  const band = [...points.map((p) => [p.then, p.high]), ...[...points].reverse().map((p) => [p.then, p.low])];
+  const marks = changes.filter((d) => d.at >= begin && d.at <= end).map((d) => svg("line", {class: `mark ${d.action}`, x1: x(d.at), x2: x(d.at), y1: 0, y2: h}));
+  return svg("svg", {class: "plot", viewBox: `0 0 ${w} ${h}`, preserveAspectRatio: "none", role: "img", "aria-label": "Demand, room for it, and forecast"},
+    svg("path", {class: "band", d: `${line(band)}Z`}), ...marks, svg("path", {class: "room", d: line(steps)}),
+    svg("path", {class: "forecast", d: line(points.map((p) => [p.then, p.middle]))}), svg("path", {class: "demand", d: line(points.map((p) => [p.at, p.demand]))}));
+}
+
+function scalingCard(data) {
+  const [s, changes] = data;
+  const per = s.capacity === 1 ? "nodes' worth" : `rooms, ${s.capacity} to a node`;
+  return [el("article", {class: "card"},
+    el("header", {}, el("h3", {}, `${count(s.have, "node")}${s.size === s.have ? "" : `, ${s.size} to be`}`), s.dry_run ? chip("dry run", "info") : null,
+      el("span", {class: "soft"}, `demand ${Number(s.demand).toFixed(s.capacity === 1 ? 2 : 0)} ${per}`)),
+    el("p", {class: "soft foot"}, s.reason),
+    s.points.length > 1 ? plot(s.points, changes) : null,
+    s.points.length > 1 ? el("p", {class: "legend soft"}, ["demand", "room", "forecast"].map((name) => el("span", {class: name}, name)),
+      `${new Date(s.points[0].at * 1000).toLocaleTimeString()} to ${new Date(Math.max(...s.points.map((p) => p.then)) * 1000).toLocaleTimeString()}`) : null)];
+}
+
 const OUTCOMES = {failed: "bad", dry_run: "info", off: "busy", recover: "good", removed: "good"};
-const WHATS = {dead: "bad", freeze: "bad", failed: "bad", error: "bad", recover: "good", move: "info", fence: "busy", odd: "busy"};
+const WHATS = {dead: "bad", freeze: "bad", failed: "bad", error: "bad", recover: "good", move: "info", fence: "busy", odd: "busy", scale: "info"};
 
 function where(d) {
   const rooms = Array.isArray(d.rooms) ? d.rooms : Object.keys(d.rooms || {});
+  if (d.kind === "scale") return [d.action, d.count || "", (d.nodes || d.machines || []).join(", ")].filter(Boolean).join(" ");
   const place = d.host ? `${d.host}${d.slot ? ` slot ${d.slot}` : ""}` : "";
   const few = rooms.slice(0, 3).join(", ") + (rooms.length > 3 ? ` and ${rooms.length - 3} more` : "");
   return [place, place ? "" : d.node, few].filter(Boolean).join(" · ");
@@ -153,6 +189,11 @@ function show(s) {
   byId("drains-section").hidden = !s.drains.length;
   section("drains", s.drains.map((d) => ({...d, eta: d.eta && Math.round(d.eta / 15) * 15, rooms: d.rooms.map((r) => ({...r, age: Math.round((s.at - r.age) / 5)}))})),
     () => s.drains.map(drainCard));
+  byId("scaling-section").hidden = !s.scaling;
+  if (s.scaling) {
+    const changes = s.decisions.filter((d) => d.kind === "scale" && (d.action === "add" || d.action === "retire")).map((d) => ({at: d.at, action: d.action}));
+    section("scaling", [{...s.scaling, at: 0}, changes], scalingCard);
+  }
   byId("moves-section").hidden = !s.moves.length;
   section("moves", s.moves, (all) => all.map((m) => el("li", {}, chip(m.kind, "info"), m.host ? `${m.host} slot ${m.slot}` : "", el("span", {class: "soft"},
     `${m.cut} of ${count(m.rooms, "room")} sent on${m.reason ? `, ${m.reason}` : ""}, by ${m.by}`), ago(m.at))));

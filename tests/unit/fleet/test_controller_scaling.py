@@ -194,7 +194,7 @@ def test_the_largest_demand_of_each_minute_is_kept_and_learned_from(world, tmp_p
     world.scaling._remember(6060.0, 1.0)
     assert DemandStore(str(tmp_path / "edge1.sqlite")).rows() == [(6000.0, 7.0)]
     assert list(world.scaling.forecaster.series.values) == [7.0]
-    drawn = module.history(world.cluster.registry())
+    drawn = scaler.history(world.cluster.registry())
     assert [(p["at"], p["demand"], p["serving"]) for p in drawn] == [(6000.0, 7.0, 2)] and drawn[0]["low"] <= drawn[0]["middle"] <= drawn[0]["high"]
 
 

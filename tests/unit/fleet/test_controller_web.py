@@ -19,7 +19,7 @@ import jwt
 import pytest
 from controller_sample import KEYS, PASSWORD, cluster, registry, settings
 
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import eta
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import eta, scaler
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.controller import lease, webhook
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.controller.lease import Lease
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.controller.loop import Loop
@@ -123,6 +123,21 @@ def test_the_digest_is_that_of_the_role() -> None:
 
 
 # -- what is shown ---------------------------------------------------------------------------------------------------
+
+
+def test_status_tells_of_the_scaler(site: t.Callable[..., Site]) -> None:
+    one = site()
+    assert one.web._read() is None and one.web._status["scaling"] is None
+    client = one.server.client
+    client.set(scaler.STATUS, json.dumps({"at": 1e9, "have": 3, "size": 4, "dry_run": False, "demand": 61.0, "capacity": 20.0, "serving": 3, "draining": 0,
+                                          "actions": [{"reason": "headroom: 61 now"}], "members": [{"id": "a"}]}))
+    rows = [{"at": 60.0 * n, "demand": n, "serving": 3, "capacity": 20.0, "ahead": 30, "low": 1, "middle": 2, "high": 3} for n in range(400)]
+    client.rpush(scaler.HISTORY, *[json.dumps(row) for row in reversed(rows)])
+    one.web._status_at = 0.0
+    found = one.status()["scaling"]
+    assert (found["have"], found["size"], found["reason"], len(found["points"])) == (3, 4, "headroom: 61 now", 120)
+    last = found["points"][-1]
+    assert (last["at"], last["demand"], last["room"], last["then"]) == (60.0 * 399, 399, 60.0, 60.0 * 429) and "members" not in found
 
 
 def test_status(site: t.Callable[..., Site]) -> None:

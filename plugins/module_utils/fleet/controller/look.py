@@ -14,7 +14,7 @@ import time
 import typing as t
 import urllib.parse
 
-from .. import drain, eta, journal
+from .. import drain, eta, journal, scaler
 from ..errors import FleetError
 from ..move_plan import Record, frozen
 from ..move_store import MOVES
@@ -32,6 +32,7 @@ PROBE_ALL = 1.0  # seconds until a node is asked again: one that hangs shows now
 PROBE_ODD = 0.4  # seconds until an odd one is
 PROBE_WAIT = 0.1  # seconds a look waits for answers: a closed port says so at once
 DECISIONS = 60  # shown on the page
+PLOTTED = 360  # minutes of demand that the page draws
 
 
 class Look(t.NamedTuple):
@@ -66,7 +67,7 @@ def sources(registry: Registry, look: Look) -> Sources | None:
     (events,) = registry.ask("read the latest events", ("LRANGE", webhook.EVENTS, 0, 19))
     return Sources(look.snapshot, look.reports, look.requests, look.records, registry.room_details(names), registry.participants_of(names),
                    eta.durations(registry) if names else (), journal.recent(registry, DECISIONS), [json.loads(as_text(raw)) for raw in events],
-                   lease.controllers(registry))
+                   lease.controllers(registry), scaler.status(registry), scaler.history(registry, PLOTTED))
 
 
 def probe(url: str, timeout: float = PROBE_TIMEOUT) -> str:

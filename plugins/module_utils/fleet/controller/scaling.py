@@ -24,8 +24,7 @@ from ..forecast import Forecaster
 from ..journal import Journal
 from ..orders import Orders
 from ..policies.events import Ledger
-from ..redis_connection import as_text
-from ..scaler import Scaler
+from ..scaler import HISTORY, KEEP_HISTORY, Scaler
 from ..scaling_settings import ScalingSettings
 from .hands import Hands, Tell
 
@@ -39,8 +38,6 @@ if t.TYPE_CHECKING:
 EVERY = 5.0  # seconds between two looks
 WEEKS = 5.0  # of history that are learned from at the start
 BAND, AHEAD = 0.8, 30  # share and minutes of the forecast that is shown
-HISTORY = "openrtc:scaling:history"  # a list, newest first, one per minute: {at, demand, size, serving, capacity, low, middle, high}
-KEEP_HISTORY = 1440
 AGAIN = 60.0  # seconds until the same failure, or the same freeze, is told again
 PRUNE = 3600.0
 
@@ -227,9 +224,3 @@ class Scaling:
             return False
         self._told = {**{k: at for k, at in self._told.items() if now - at < AGAIN}, key: now}
         return True
-
-
-def history(registry: Registry) -> list[dict[str, t.Any]]:
-    """What was drawn, oldest first."""
-    (found,) = registry.ask("read the history of demand", ("LRANGE", HISTORY, 0, KEEP_HISTORY - 1))
-    return [json.loads(as_text(raw)) for raw in reversed(found)]

@@ -21,6 +21,7 @@ if t.TYPE_CHECKING:
     from ..registry_messages import Node, Participant, Room
 
 SHOWN = 50  # rooms listed of a draining node
+POINTS = 120  # of the plot
 ALIVE = 5.0  # seconds since a controller was last there
 
 
@@ -38,6 +39,8 @@ class Sources:
     journal: t.Sequence[t.Mapping[str, t.Any]] = ()
     events: t.Sequence[t.Mapping[str, t.Any]] = ()
     controllers: t.Mapping[str, t.Mapping[str, t.Any]] = dataclasses.field(default_factory=dict)
+    scaling: t.Mapping[str, t.Any] | None = None  # scaler.status
+    demand: t.Sequence[t.Mapping[str, t.Any]] = ()  # scaler.history
 
 
 def leaving(snapshot: Snapshot, reports: Reports, requests: t.Mapping[str, Request]) -> list[str]:
@@ -70,9 +73,21 @@ def status(found: Sources, frozen: str = "") -> dict[str, t.Any]:
         "moves": [_move(record) for record in sorted(found.records.values(), key=lambda r: r.started_at)],
         "decisions": list(found.journal),
         "events": list(found.events),
+        "scaling": _scaling(found),
         "controllers": [{"name": name, "leader": bool(c.get("leader")), "dry_run": bool(c.get("dry_run")), "age": max(0.0, now - c["at"]),
                          "alive": now - c["at"] < ALIVE} for name, c in sorted(found.controllers.items())],
     }
+
+
+def _scaling(found: Sources) -> dict[str, t.Any] | None:
+    """The last decision and what the plot is drawn from: {at, demand, room (what the serving nodes carry), then, low, middle, high}."""
+    if found.scaling is None:
+        return None
+    every = max(1, len(found.demand) // POINTS)
+    points = [{"at": p["at"], "demand": p["demand"], "room": p["serving"] * p["capacity"], "then": p["at"] + 60 * p["ahead"], "low": p["low"],
+               "middle": p["middle"], "high": p["high"]} for p in list(found.demand)[::-1][::every][::-1]]
+    told = {key: found.scaling.get(key) for key in ("at", "have", "size", "dry_run", "demand", "capacity", "serving", "draining")}
+    return {**told, "reason": "; ".join(a["reason"] for a in found.scaling.get("actions", ())), "points": points}
 
 
 def _host(report: HostReport, nodes: t.Mapping[str, Node], now: float) -> dict[str, t.Any]:
