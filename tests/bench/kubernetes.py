@@ -62,10 +62,10 @@ class Cluster(Lab):
     def kubectl(self, *words: str) -> str:
         return self.quiet("kubectl", "--kubeconfig", str(self.directory / "kubeconfig"), "-n", "livekit", *words)
 
-    def pods(self) -> dict[str, dict[str, t.Any]]:
-        """{name: pod} of the LiveKit nodes that are to stay."""
+    def pods(self, leaving: bool = False) -> dict[str, dict[str, t.Any]]:
+        """{name: pod} of the LiveKit nodes that are to stay, or of all."""
         rows = json.loads(self.kubectl("get", "pods", "-l", "app.kubernetes.io/component=server", "-o", "json"))["items"]
-        return {row["metadata"]["name"]: row for row in rows if not row["metadata"].get("deletionTimestamp")}
+        return {row["metadata"]["name"]: row for row in rows if leaving or not row["metadata"].get("deletionTimestamp")}
 
     def scale(self, nodes: int) -> None:
         self.kubectl("scale", "deployment", "-l", "app.kubernetes.io/component=server", f"--replicas={nodes}")
@@ -87,9 +87,7 @@ def until(look: t.Callable[[], t.Any], seconds: float = 60.0) -> t.Any:
 def first_room(cluster: Cluster, endpoint: t.Mapping[str, t.Any]) -> float:
     """Take a node away, let a new one come, and place a call on it as soon as its pod is Ready."""
     cluster.scale(2)
-    until(lambda: len(cluster.pods()) == 2)
-    cluster.kubectl("wait", "pod", "-l", "app.kubernetes.io/component=server", "--for=condition=Ready")
-    until(lambda: len(json.loads(cluster.kubectl("get", "pods", "-l", "app.kubernetes.io/component=server", "-o", "json"))["items"]) == 2)
+    until(lambda: len(cluster.pods(leaving=True)) == 2)
     before = set(cluster.pods())
     cluster.scale(3)
     pod = until(lambda: next((row for name, row in cluster.pods().items() if name not in before and is_ready(row)), None))
