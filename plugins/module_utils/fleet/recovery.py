@@ -93,7 +93,7 @@ class Watch:
         if home is not None and now - home.at > SILENT_REPORT:
             signs["report"] = f"no report of {home.host} for {now - home.at:.1f} s"
         elif home is not None and reports.place_of(node.id) is None and not any(pid and s.pid == pid for s in home.slots):
-            signs["unit"] = f"systemd of {home.host} no longer runs it"
+            signs["unit"] = f"{home.host} no longer runs it"
         for past in reports.hosts.values():
             if home is None and node.id in past.ended and now - past.at <= SILENT_REPORT:  # it ended before we came to know it
                 signs["unit"] = f"{past.host} says that it has ended"

@@ -76,9 +76,9 @@ def history(server: t.Any, now: float) -> None:
         {"at": now - 720, "by": "ops pid 4242", "kind": "drain", "reason": "it takes new rooms still", "node": "ND_old1", "host": "sfu1", "slot": 1},
         {"at": now - 905, "by": "ops pid 4242", "kind": "move", "reason": "rebalance", "rooms": {"standup": "ND_three", "all-hands": "ND_two"}},
         {"at": now - 3630, "by": "controller@edge1", "kind": "recover", "reason": "dead", "node": "ND_gone", "rooms": {f"room-{n}": "ND_two" for n in range(7)},
-         "signals": ["systemd of sfu3 no longer runs it", "its port: refused"], "seconds": 0.213},
+         "signals": ["sfu3 no longer runs it", "its port: refused"], "seconds": 0.213},
         {"at": now - 3631, "by": "controller@edge1", "kind": "dead", "reason": "dead", "node": "ND_gone", "outcome": "recover",
-         "signals": ["systemd of sfu3 no longer runs it", "its port: refused"]},
+         "signals": ["sfu3 no longer runs it", "its port: refused"]},
         {"at": now - 8100, "by": "controller@edge1", "kind": "cleanup", "reason": "ghosts", "rooms": {"old-room": "no node hosts it"}, "outcome": "removed"},
         {"at": now - 9000, "by": "controller@edge1", "kind": "lead", "reason": "the lease is ours"},
     ]

@@ -131,7 +131,7 @@ def kinds(server: t.Any) -> list[str]:
     return [entry["kind"] for entry in noted(server)]
 
 
-DEAD = Verdict("ND_two", True, ["systemd of sfu2 no longer runs it", "its port: refused"], "dead")
+DEAD = Verdict("ND_two", True, ["sfu2 no longer runs it", "its port: refused"], "dead")
 
 
 def test_a_dead_node_is_recovered_once(server: t.Any, make: t.Callable[..., Loop], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ def test_a_killed_process_is_dead_at_once():
     world = calm()
     world.slots["b"], world.ports["b"], world.stopped["b"] = slot(None), "refused", 10
     at, verdict = world.until(12, 10)["ND_b"]
-    assert at == 10 and verdict.reason == "dead" and verdict.signals == ["systemd of sfu-b no longer runs it", "its port: refused"]
+    assert at == 10 and verdict.reason == "dead" and verdict.signals == ["sfu-b no longer runs it", "its port: refused"]
 
 
 def test_a_killed_process_that_systemd_starts_again():
