@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import socket
 
 
@@ -16,3 +17,9 @@ def owner() -> str:
     except (KeyError, OSError):  # a container that runs under a number
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()} pid {os.getppid()}"
+
+
+def has_ended(name: str) -> bool:
+    """Whether the run of this owner() was on this machine and is there no more. False where that cannot be known from here."""
+    found = re.fullmatch(r"[^@]*@(.+) pid (\d+)", name)
+    return bool(found) and found[1] == socket.gethostname() and not os.path.exists(f"/proc/{found[2]}") and os.path.exists("/proc/self")

@@ -28,7 +28,7 @@ VERSIONS = ["1.13.4", "1.13.5"]
 def upgrades(cluster: Cluster, count: int, calls: int) -> dict[str, t.Any]:
     """So many upgrades under steady calls."""
     out, runs = BENCH / "drops-upgrades", []
-    watch, clients = Watch(cluster), cluster.calls(calls, BENCH / "drops-upgrades", "--steady", "--every", "60")
+    watch, clients = Watch(cluster), cluster.calls(calls, BENCH / "drops-upgrades", "--steady", "--every", "60", "--seconds", str(count * 180))
     watch.start()
     try:
         for number in range(count):
