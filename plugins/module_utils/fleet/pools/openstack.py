@@ -90,7 +90,7 @@ class Openstack(Base):
         request = urllib.request.Request(url, data=None if body is None else json.dumps(body).encode(), headers=headers, method=method)
         where = urllib.parse.urlsplit(url).path
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            with urllib.request.build_opener().open(request, timeout=TIMEOUT) as answer:
                 raw = answer.read()
                 return answer.headers, dict(json.loads(raw)) if raw else {}
         except urllib.error.HTTPError as exc:
