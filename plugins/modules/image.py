@@ -33,6 +33,7 @@ options:
   archive_dir:
     description:
       - Directory on the host with archives as C(docker save) writes them. When it is given, no registry is asked.
+      - Where several archives have an image of this name, the newest is taken.
     type: path
   socket:
     description: Socket of the Docker daemon.

@@ -59,10 +59,11 @@ class Images:
                              code="image_archive", image=reference)
 
     def _archive(self, reference: str) -> str:
-        """The archive in which the image is."""
+        """The archive in which the image is; of several, the one that was made last."""
         seen: list[str] = []
         try:
-            paths = sorted(os.path.join(self.archive_dir, name) for name in os.listdir(self.archive_dir) if name.endswith(ARCHIVES))
+            paths = sorted((entry.path for entry in os.scandir(self.archive_dir) if entry.name.endswith(ARCHIVES)),
+                           key=lambda path: (-os.stat(path).st_mtime, path))
         except OSError as exc:
             raise FleetError("read the archives of images", self.archive_dir, exc, "Put them on the host, or correct livekit_compose_archive_dir",
                              code="image_archive") from exc

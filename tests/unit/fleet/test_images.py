@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
+import time
 
 import pytest
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
@@ -72,6 +74,15 @@ def test_the_right_archive_is_loaded_and_no_registry_asked(docker, tmp_path):
     runs = Runs(docker)
     Images(DockerApi(docker.path), runs, str(tmp_path)).fetch(NAME)
     assert runs.done == [["load", "--quiet", "--input", str(tmp_path / "b.tar")]]
+
+
+def test_of_two_archives_of_an_image_the_newer_one_is_loaded(docker, tmp_path):
+    for age, name in ((100, "a.tar"), (0, "b.tar"), (50, "c.tar")):
+        archive(tmp_path / name, NAME)
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    runs = Runs(docker)
+    Images(DockerApi(docker.path), runs, str(tmp_path)).fetch(NAME)
+    assert [command[-1] for command in runs.done] == [str(tmp_path / "b.tar")]
 
 
 def test_an_image_in_no_archive_is_told_with_those_that_are(docker, tmp_path):

@@ -12,6 +12,7 @@ import socket
 import time
 import typing as t
 
+from . import projects
 from .run import Failure, Run
 from .units import last_words
 
@@ -36,7 +37,8 @@ def _pass(run: Run, gate: dict[str, t.Any]) -> None:
         except OSError as err:
             said = str(err)
         if time.monotonic() > end:
-            journal = " ".join(last_words(run, u["name"]) for u in run.p["units"] if u["state"] == "started")
+            journal = " ".join([*(last_words(run, u["name"]) for u in run.p["units"] if u["state"] == "started"),
+                                *(projects.last_words(run, project["name"]) for project in run.p["projects"])])
             msg = f"{run.p['name']} did not pass its gate at {where} within {gate['timeout']:g} s: {said}. {journal}"
             raise Failure(msg.rstrip(), gate=where)
         time.sleep(0.1)

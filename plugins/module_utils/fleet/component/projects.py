@@ -42,6 +42,12 @@ def images(run: Run) -> None:
         run.notes.append(str(exc))  # Docker itself may be among what would be installed
 
 
+def last_words(run: Run, name: str) -> str:
+    """The last log lines of a project's containers, for the message of a failure."""
+    rc, out, dummy = run.run_command(["docker", "--host", f"unix://{run.p['docker_socket']}", "compose", "-p", name, "logs", "--no-color", "--tail", "5"])
+    return f"Its last log lines: {out.strip()}" if rc == 0 and out.strip() else ""
+
+
 class Projects:
     """The projects of one run; apply() when all files are in place."""
 

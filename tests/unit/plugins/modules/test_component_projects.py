@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.component import run
 from ansible_collections.openrtc.livekit.plugins.modules import component
 
 from docker_sample import FakeDocker
@@ -128,3 +129,15 @@ def test_numbers_of_users_land_in_files(host):
 def test_a_docker_that_does_not_answer_stops_the_run_before_a_file_is_written(host):
     failed = host.run(docker_socket="/nowhere.sock", images=["redis:7"])
     assert failed["failed"] and failed["failure"]["code"] == "docker_unreachable" and not (host.root / "compose.yaml").exists()
+
+
+def test_a_gate_that_nobody_answers_tells_what_the_containers_said_last(host, monkeypatch):
+    host.settled()
+    docker = host.root / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text("#!/bin/sh\necho \"controller | unknown setting $*\"\n")
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{docker.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(run, "systemd_runs", lambda: True)
+    told = host.run(gates=[{"path": str(host.root / "no.sock"), "timeout": 0.2}])["msg"]
+    assert "did not pass its gate" in told and "controller | unknown setting" in told and "compose -p thing logs" in told
