@@ -21,10 +21,12 @@ NOW = 1_800_000_000.0
 class Api:
     """Keeps one Lease as a cluster does: a change must name the version it saw."""
 
-    def __init__(self, namespace=True):
-        self.namespace, self.lease, self.version, self.before_write = namespace, None, 0, None
+    def __init__(self, namespace=True, may=True):
+        self.namespace, self.may, self.lease, self.version, self.before_write = namespace, may, None, 0, None
 
     def get(self, path):
+        if not self.may:
+            raise FleetError("GET", path, "403", "give it the right", code="no_rights")
         return self.lease if "leases" in path else {"metadata": {}} if self.namespace else None
 
     def ask(self, method, path, body=None):
@@ -99,6 +101,11 @@ def test_check_mode_only_looks_and_is_told_the_same():
 def test_before_the_first_deployment_there_is_nothing_to_guard():
     api = Api(namespace=False)
     assert not lock(api).hold(NOW) and api.lease is None and not lock(api).release()
+
+
+def test_an_account_without_rights_is_left_to_the_plan_which_names_them_all():
+    api = Api(may=False)
+    assert not lock(api).hold(NOW) and not lock(api).release()
 
 
 def test_a_lease_that_somebody_wrote_by_hand_without_a_time_is_taken():

@@ -29,13 +29,18 @@ class RunLock:
     def hold(self, now: float, check: bool = False) -> bool:
         """Take it, or hold it for another ttl; False where there is no namespace yet, so nothing to guard. check: only see that it could be taken.
 
-        now: seconds since 1970. Raises FleetError locked.
+        False too where the account may not look: the plan then names all the rights that lack. now: seconds since 1970. Raises FleetError locked.
         """
-        found = self.api.get(self.path)
+        try:
+            found = self.api.get(self.path)
+            if found is None and self.api.get(f"/api/v1/namespaces/{self.namespace}") is None:
+                return False
+        except FleetError as exc:
+            if exc.failure["code"] != "no_rights":
+                raise
+            return False
         if found is not None:
             self._refuse_held(found, now)
-        elif self.api.get(f"/api/v1/namespaces/{self.namespace}") is None:
-            return False
         if check:
             return True
         spec = {"holderIdentity": self.owner, "leaseDurationSeconds": int(self.ttl), "renewTime": _written(now)}
@@ -55,13 +60,13 @@ class RunLock:
 
     def release(self) -> bool:
         """Give it back, where it is ours; what somebody else holds by now stays."""
-        found = self.api.get(self.path)
-        if found is None or (found.get("spec") or {}).get("holderIdentity") != self.owner:
-            return False
         try:
+            found = self.api.get(self.path)
+            if found is None or (found.get("spec") or {}).get("holderIdentity") != self.owner:
+                return False
             self.api.ask("DELETE", self.path, {"preconditions": {"resourceVersion": found["metadata"]["resourceVersion"]}})
         except FleetError as exc:
-            if exc.failure["code"] not in ("not_found", "conflict"):
+            if exc.failure["code"] not in ("not_found", "conflict", "no_rights"):
                 raise
             return False
         return True

@@ -92,6 +92,7 @@ def needed(objects_: t.Iterable[t.Mapping[str, t.Any]]) -> list[Object]:
     asked.update({("list", "", "nodes", ""): None, ("list", "", "pods", ""): None, ("patch", "", "pods", here): None})
     asked.update({("delete", group, plural, here): None for group, plural in (("apps", "deployments"), ("", "secrets"), ("", "configmaps"))})
     asked[("create", "", "pods/exec", here)] = None  # playbooks work in the pods of the executors
+    asked.update({(verb, "coordination.k8s.io", "leases", here): None for verb in ("get", "create", "update", "delete")})  # lease.py
     return [review(verb, group, resource, place) for verb, group, resource, place in asked]
 
 
