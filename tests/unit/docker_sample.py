@@ -4,9 +4,12 @@
 """A Docker daemon for tests: the Engine API over a real Unix socket, containers whose processes are real and run the real init."""
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
+import os
 import pathlib
+import signal
 import socketserver
 import subprocess
 import threading
@@ -48,6 +51,21 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_POST = do_DELETE = _any  # noqa: N815
 
 
+def begin(program: t.Sequence[str]) -> subprocess.Popen[bytes]:
+    """A program under the init of real containers."""
+    process = subprocess.Popen(["sh", "-c", init.INIT, "init", *program], start_new_session=True)
+    time.sleep(0.05)  # until its trap is set
+    return process
+
+
+def end(processes: t.Iterable[subprocess.Popen[bytes]]) -> None:
+    """Kill them with what they started: outside of a container that would outlive its init."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 class FakeDocker:
     """containers: name -> what inspect tells; done: what changed something, as (verb, container, detail); images: what there is."""
 
@@ -62,18 +80,15 @@ class FakeDocker:
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
-        for process in self.processes.values():
-            process.kill()
-            process.wait()
+        end(self.processes.values())
 
     def add(self, name: str, labels: t.Mapping[str, str] | None = None, state: str = "running", code: int = 0, policy: str = "unless-stopped",
             program: t.Sequence[str] = ("sleep", "60")) -> int:
         """A container; one that runs gets a process under the init of real ones. Returns its process id, 0 for none."""
         pid = 0
         if state == "running":
-            self.processes[name] = subprocess.Popen(["sh", "-c", init.INIT, "init", *program])
+            self.processes[name] = begin(program)
             pid = self.processes[name].pid
-            time.sleep(0.05)  # until its trap is set
         self.containers[name] = {
             "Id": f"id-{name}", "Name": f"/{name}", "Config": {"Labels": dict(labels or {})}, "HostConfig": {"RestartPolicy": {"Name": policy}},
             "State": {"Status": state, "Running": state == "running", "Pid": pid, "ExitCode": code, "StartedAt": "2026-01-02T03:04:05.500000000Z"}}

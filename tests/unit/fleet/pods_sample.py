@@ -8,15 +8,14 @@ import http.server
 import json
 import queue
 import re
-import subprocess
 import threading
 import time
 import urllib.parse
 
+import docker_sample
 import kubernetes_sample
 
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.runtimes import processes
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets import init
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes.api import Api
 
 KINDS = ("pods", "deployments", "nodes")
@@ -42,9 +41,7 @@ class Cluster(http.server.ThreadingHTTPServer):
             events[1].put(None)
         self.shutdown()
         self.server_close()
-        for process in self.processes.values():
-            process.kill()
-            process.wait()
+        docker_sample.end(self.processes.values())
 
     def end_watches(self):
         for events in list(self.watchers):
@@ -72,9 +69,8 @@ class Cluster(http.server.ThreadingHTTPServer):
         row = kubernetes_sample.pod(slot, generation, on, **more)
         row = self.put("pods", row)
         if runs:
-            process = subprocess.Popen(["sh", "-c", init.INIT, "init", *program])
+            process = docker_sample.begin(program)
             self.processes[row["metadata"]["uid"]] = process
-            time.sleep(0.05)  # until its trap is set
             return process.pid
         return 0
 

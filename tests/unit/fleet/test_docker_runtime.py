@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import signal
 import time
 
 import pytest
@@ -109,6 +110,16 @@ def test_a_fence_kills_exactly_that_process(host, docker, program, tmp_path):
     assert not host.fence(1, "ND_a", pid + 1) and docker.processes["livekit-slot-1"].poll() is None
     assert host.fence(1, "ND_a", pid)
     assert docker.processes["livekit-slot-1"].returncode == -9 and ("kill", "livekit-slot-1", "SIGTERM") not in docker.done
+
+
+def test_nothing_that_a_test_started_outlives_it(tmp_path):
+    made = FakeDocker(tmp_path / "docker.sock")
+    os.kill(made.slot(1, program=(*HOLDS, str(tmp_path / "log"))), signal.SIGKILL)
+    group = made.processes["livekit-slot-1"].pid
+    os.killpg(group, 0)  # what runs under its init goes on
+    made.close()
+    with pytest.raises(ProcessLookupError):
+        until(lambda: os.killpg(group, 0))
 
 
 def test_a_slot_writes_its_project_beside_its_configuration(host, tmp_path):
