@@ -14,20 +14,20 @@ from ansible.utils.display import Display
 
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import config
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.slot_files import accepted
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets import kubernetes
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes import cluster, look, plan, survey
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes.api import Api
+from ansible_collections.openrtc.livekit.plugins.plugin_utils.kubernetes import CLUSTER, DEPLOYMENT, connect
 
 ARGUMENT_SPEC: dict[str, t.Any] = {
-    "settings": {"type": "dict", "default": {}},
-    "layout": {"type": "dict", "default": {}},
+    **DEPLOYMENT,
     "keys": {"type": "dict", "no_log": True},
     "previous": {"type": "bool", "default": False},
     "wait_for": {"type": "str", "choices": ["base", "generation"]},
     "name": {"type": "str", "default": ""},
     "timeout": {"type": "float", "default": 180},
-    "kubeconfig": {"type": "path"},
-    "context": {"type": "str"},
+    **CLUSTER,
 }
 
 
@@ -40,7 +40,7 @@ class ActionModule(ActionBase):
         dummy, args = self.validate_argument_spec(argument_spec=ARGUMENT_SPEC)
         begin = time.monotonic()
         try:
-            result.update(waited(args, Api.from_kubeconfig(args["kubeconfig"] or "", args["context"] or "")))
+            result.update(waited(args, connect(args)))
             for row in result["slots"] if args["wait_for"] == "generation" else ():
                 if row["name"] == args["name"]:
                     Display().display(f"  {row['name']}: slot {row['slot']} started ({time.monotonic() - begin:.1f} s)")
@@ -91,17 +91,16 @@ def told(args: t.Mapping[str, t.Any], api: Api) -> dict[str, t.Any]:
     for row in rows:
         row["ports"] = layout.ports(row["slot"]).as_dict()
         if args["keys"] is not None:
-            row.update(accepted(look.files(api, settings, row["name"]), args["keys"]) if row["pods"] else {"api_keys": [], "other_secrets": []})
+            row.update(accepted(pairs_of(look.files(api, settings, row["name"])) if row["pods"] else {}, args["keys"]))
     return {"machines": survey.machines(found, settings), "balancers": survey.balancers(found, settings), "slots": rows,
             "rolling": survey.rolling(look.workloads(api, settings), len(media)), "trouble": survey.trouble(found, settings),
             "waiting": plan.unscheduled(found, settings),
             **({"previous": before(api, found, settings, layout.count, args["settings"])} if args["previous"] else {})}
 
 
-def accepted(files: t.Mapping[str, str], keys: t.Mapping[str, t.Any]) -> dict[str, list[str]]:
-    """{api_keys, other_secrets} of a generation, as module slot_info tells them of a slot."""
-    pairs = {str(name): str(secret) for name, secret in (yaml.safe_load(files.get("keys.yaml") or "{}") or {}).items()}
-    return {"api_keys": sorted(pairs), "other_secrets": sorted(name for name, secret in keys.items() if pairs.get(name, str(secret)) != str(secret))}
+def pairs_of(files: t.Mapping[str, str]) -> dict[str, str]:
+    """{name: secret} of the API keys of a generation."""
+    return {str(name): str(secret) for name, secret in (yaml.safe_load(files.get("keys.yaml") or "{}") or {}).items()}
 
 
 def before(api: Api, found: cluster.Cluster, settings: kubernetes.Settings, count: int, present: t.Mapping[str, t.Any]) -> dict[str, t.Any]:

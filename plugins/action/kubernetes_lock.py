@@ -10,16 +10,15 @@ import typing as t
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes.api import Api
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes.lease import RunLock
+from ansible_collections.openrtc.livekit.plugins.plugin_utils.kubernetes import CLUSTER, connect
 from ansible_collections.openrtc.livekit.plugins.plugin_utils.owner import has_ended, owner
 
 ARGUMENT_SPEC: dict[str, t.Any] = {
     "namespace": {"type": "str", "required": True},
     "state": {"type": "str", "choices": ["held", "released"], "default": "held"},
     "ttl": {"type": "float", "default": 900},
-    "kubeconfig": {"type": "path"},
-    "context": {"type": "str"},
+    **CLUSTER,
 }
 
 
@@ -32,7 +31,7 @@ class ActionModule(ActionBase):
         dummy, args = self.validate_argument_spec(argument_spec=ARGUMENT_SPEC)
         check = bool(self._task.check_mode)
         try:
-            api = Api.from_kubeconfig(args["kubeconfig"] or "", args["context"] or "")
+            api = connect(args)
             lock = RunLock(api, args["namespace"], owner(), args["ttl"], has_ended)
             if args["state"] == "held":
                 result["held"] = lock.hold(time.time(), check)

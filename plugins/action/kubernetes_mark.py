@@ -10,18 +10,17 @@ import typing as t
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
-from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes.api import Api
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes.api import MERGE, Api
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes.objects import GATE, SERVED_AT, SERVING
+from ansible_collections.openrtc.livekit.plugins.plugin_utils.kubernetes import CLUSTER, connect
 
 ARGUMENT_SPEC: dict[str, t.Any] = {
     "namespace": {"type": "str", "required": True},
     "pods": {"type": "list", "elements": "str", "default": []},
     "name": {"type": "str"},
     "generation": {"type": "str"},
-    "kubeconfig": {"type": "path"},
-    "context": {"type": "str"},
+    **CLUSTER,
 }
-MERGE = "application/merge-patch+json"
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"  # of a Secret nothing else is to be read
 
 
@@ -32,7 +31,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         result = super().run(tmp, task_vars)
         dummy, args = self.validate_argument_spec(argument_spec=ARGUMENT_SPEC, required_together=[("name", "generation")])
-        marks = Marks(args, Api.from_kubeconfig, time.time(), bool(self._task.check_mode))
+        marks = Marks(args, connect, time.time(), bool(self._task.check_mode))
         try:
             marks.run()
         except FleetError as exc:
@@ -43,12 +42,12 @@ class ActionModule(ActionBase):
 class Marks:
     """changed: names of the objects that got a mark."""
 
-    def __init__(self, args: t.Mapping[str, t.Any], connect: t.Callable[[str, str], Api], now: float, check: bool = False) -> None:
-        self.args, self.connect, self.now, self.check = args, connect, now, check
+    def __init__(self, args: t.Mapping[str, t.Any], to: t.Callable[[t.Mapping[str, t.Any]], Api], now: float, check: bool = False) -> None:
+        self.args, self.to, self.now, self.check = args, to, now, check
         self.changed: list[str] = []
 
     def run(self) -> None:
-        api = self.connect(self.args["kubeconfig"] or "", self.args["context"] or "")
+        api = self.to(self.args)
         space = f"namespaces/{self.args['namespace']}"
         for pod in self.args["pods"]:
             self.mark(api, f"/api/v1/{space}/pods/{pod}", "labels", {SERVING: "true"})

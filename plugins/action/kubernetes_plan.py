@@ -18,16 +18,15 @@ from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets impo
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes import checks, look, plan, rights, survey
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes.api import Api
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes.objects import APIS
+from ansible_collections.openrtc.livekit.plugins.plugin_utils.kubernetes import CLUSTER, DEPLOYMENT, connect
 
 ARGUMENT_SPEC: dict[str, t.Any] = {
     "model": {"type": "dict", "required": True},
-    "settings": {"type": "dict", "default": {}},
-    "layout": {"type": "dict", "default": {}},
+    **DEPLOYMENT,
     "haproxy": {"type": "str", "default": ""},
     "controller": {"type": "dict", "default": {}},
     "generation": {"type": "str", "default": ""},
-    "kubeconfig": {"type": "path"},
-    "context": {"type": "str"},
+    **CLUSTER,
 }
 
 
@@ -43,7 +42,7 @@ class ActionModule(ActionBase):
             if not shutil.which("kubectl"):
                 raise FleetError("find kubectl", "this machine", "it is not in PATH", "Install it: playbooks reach the pods of executors through it",
                                  code="no_kubectl")
-            result.update(planned(args, Api.from_kubeconfig(args["kubeconfig"] or "", args["context"] or "")))
+            result.update(planned(args, connect(args)))
         except FleetError as exc:
             result.update(failed=True, changed=False, **exc.as_result())
         return result

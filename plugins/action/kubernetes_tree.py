@@ -14,11 +14,11 @@ from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import confi
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError, raise_for
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets import kubernetes
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.targets.kubernetes import checks, output, sealed, survey, tree
+from ansible_collections.openrtc.livekit.plugins.plugin_utils.kubernetes import DEPLOYMENT
 
 ARGUMENT_SPEC: dict[str, t.Any] = {
     "model": {"type": "dict", "required": True},
-    "settings": {"type": "dict", "default": {}},
-    "layout": {"type": "dict", "default": {}},
+    **DEPLOYMENT,
     "haproxy": {"type": "str", "default": ""},
     "controller": {"type": "dict", "default": {}},
     "directory": {"type": "path", "required": True},

@@ -14,6 +14,8 @@ description:
 author: openrtc.livekit contributors (@openrtc)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - openrtc.livekit._kubernetes
+  - openrtc.livekit._kubernetes.deployment
 attributes:
   check_mode:
     support: full
@@ -22,14 +24,6 @@ attributes:
   platform:
     platforms: posix
 options:
-  settings:
-    description: The variables C(livekit_kubernetes_*), with or without their prefix.
-    type: dict
-    default: {}
-  layout:
-    description: The port layout, with C(count) for the number of slots.
-    type: dict
-    default: {}
   keys:
     description: API keys with their secrets, to tell which of them each slot accepts. They are compared with the cluster's Secrets and never returned.
     type: dict
@@ -51,12 +45,6 @@ options:
     description: Seconds to wait at most.
     type: float
     default: 180
-  kubeconfig:
-    description: Path of the kubeconfig; E(KUBECONFIG) or C(~/.kube/config) by default.
-    type: path
-  context:
-    description: Context of the kubeconfig; the current one by default.
-    type: str
 seealso:
   - module: openrtc.livekit.kubernetes_plan
   - module: openrtc.livekit.slot_info

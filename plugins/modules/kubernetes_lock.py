@@ -16,6 +16,7 @@ description:
 author: openrtc.livekit contributors (@openrtc)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - openrtc.livekit._kubernetes
 attributes:
   check_mode:
     support: full
@@ -40,12 +41,6 @@ options:
     description: Seconds until it expires by itself.
     type: float
     default: 900
-  kubeconfig:
-    description: Path of the kubeconfig; E(KUBECONFIG) or C(~/.kube/config) by default.
-    type: path
-  context:
-    description: Context of the kubeconfig; the current one by default.
-    type: str
 seealso:
   - module: openrtc.livekit.lock
 """

@@ -14,6 +14,7 @@ description:
 author: openrtc.livekit contributors (@openrtc)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - openrtc.livekit._kubernetes
 attributes:
   check_mode:
     support: full
@@ -36,12 +37,6 @@ options:
     type: str
   generation:
     description: Name of the generation. Required with O(name).
-    type: str
-  kubeconfig:
-    description: Path of the kubeconfig; E(KUBECONFIG) or C(~/.kube/config) by default.
-    type: path
-  context:
-    description: Context of the kubeconfig; the current one by default.
     type: str
 seealso:
   - module: openrtc.livekit.kubernetes_gate

@@ -17,6 +17,8 @@ description:
 author: openrtc.livekit contributors (@openrtc)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - openrtc.livekit._kubernetes
+  - openrtc.livekit._kubernetes.deployment
 attributes:
   check_mode:
     support: full
@@ -30,14 +32,6 @@ options:
     description: The shared model, C(livekit_model) of the role P(openrtc.livekit.model#role).
     type: dict
     required: true
-  settings:
-    description: The variables C(livekit_kubernetes_*), with or without their prefix.
-    type: dict
-    default: {}
-  layout:
-    description: The port layout, with C(count) for the number of slots.
-    type: dict
-    default: {}
   haproxy:
     description: The text of C(haproxy.cfg).
     type: str
@@ -52,12 +46,6 @@ options:
         (RV(openrtc.livekit.kubernetes_info#module:previous)). Only its own steps are planned then.
     type: str
     default: ""
-  kubeconfig:
-    description: Path of the kubeconfig; E(KUBECONFIG) or C(~/.kube/config) by default.
-    type: path
-  context:
-    description: Context of the kubeconfig; the current one by default.
-    type: str
 """
 
 EXAMPLES = r"""

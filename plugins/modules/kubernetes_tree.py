@@ -17,6 +17,7 @@ description:
 author: openrtc.livekit contributors (@openrtc)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - openrtc.livekit._kubernetes.deployment
 attributes:
   check_mode:
     support: full
@@ -30,14 +31,6 @@ options:
     description: The shared model, C(livekit_model) of the role P(openrtc.livekit.model#role).
     type: dict
     required: true
-  settings:
-    description: The variables C(livekit_kubernetes_*), with or without their prefix.
-    type: dict
-    default: {}
-  layout:
-    description: The port layout, with C(count) for the number of slots.
-    type: dict
-    default: {}
   haproxy:
     description: The text of C(haproxy.cfg).
     type: str

@@ -183,6 +183,7 @@ from ansible_collections.openrtc.livekit.plugins.module_utils.fleet import regis
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.errors import FleetError
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.generation import Slot
 from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.host import SlotHost
+from ansible_collections.openrtc.livekit.plugins.module_utils.fleet.slot_files import accepted
 
 
 def look_at_redis(settings: dict[str, t.Any]) -> dict[str, t.Any]:
@@ -201,9 +202,7 @@ def look_at_runtime(host: SlotHost) -> dict[str, t.Any]:
 
 def as_row(host: SlotHost, slot: Slot, params: dict[str, t.Any]) -> dict[str, t.Any]:
     row = _slot_module.as_row(slot, host)
-    accepted = {} if slot.free else host.shelf.keys(slot.slot)
-    row["api_keys"] = sorted(accepted)
-    row["other_secrets"] = sorted(name for name, secret in params["keys"].items() if accepted.get(name, str(secret)) != str(secret))
+    row.update(accepted({} if slot.free else host.shelf.keys(slot.slot), params["keys"]))
     if params["config"]:
         row["config"] = host.shelf.config_text(slot.slot)
     if params["model"] != "none":

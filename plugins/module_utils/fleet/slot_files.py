@@ -34,6 +34,11 @@ def _scalar(text: str) -> str:
     return str(json.loads(text)) if text.startswith('"') else text
 
 
+def accepted(pairs: t.Mapping[str, str], keys: t.Mapping[str, t.Any]) -> dict[str, list[str]]:
+    """{api_keys, other_secrets} of a node that accepts these pairs of key and secret: the names, and those that `keys` gives another secret."""
+    return {"api_keys": sorted(pairs), "other_secrets": sorted(name for name, secret in keys.items() if pairs.get(name, str(secret)) != str(secret))}
+
+
 class SlotFiles:
     """The files of all slots. Directories 0750, files 0640, root:`group`."""
 

@@ -25,7 +25,7 @@ from ..errors import FleetError
 from ..journal import Journal
 from ..reports import HOSTS, HostReport, Reports
 from ..targets.kubernetes import cluster as c
-from ..targets.kubernetes.api import Api
+from ..targets.kubernetes.api import MERGE, Api
 from ..targets.kubernetes.mirror import Mirror
 from ..targets.kubernetes.objects import COMPONENT, DELETION_COST
 from ..targets.kubernetes.settings import MOVE_MARGIN
@@ -38,7 +38,6 @@ if t.TYPE_CHECKING:
 EVERY = 1.0  # seconds
 COSTS = 10.0  # seconds between two looks at what each pod costs
 GONE = 600.0  # seconds of silence after which a report of a machine that is no more is removed
-MERGE = "application/merge-patch+json"
 WATCHED = f"app.kubernetes.io/name=livekit,{COMPONENT} in (server,haproxy)"
 
 

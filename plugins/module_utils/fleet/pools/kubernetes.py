@@ -15,7 +15,7 @@ import typing as t
 import urllib.parse
 
 from ..errors import FleetError
-from ..targets.kubernetes.api import Api
+from ..targets.kubernetes.api import MERGE, Api
 from ..targets.kubernetes.objects import COMPONENT, DELETION_COST, GATE, GENERATION, MANAGER, SERVED_AT, SLOT
 from .base import ENDING, ORDERED, RUNNING, Base, Machine, check_count, option
 
@@ -27,7 +27,6 @@ Row = t.Mapping[str, t.Any]
 ORDER = f"{MANAGER}/order"  # annotation of the Deployment: the word of the last order
 PROTECTED = f"{MANAGER}/protected"  # annotation of a pod that is never to be given back
 FIRST = "-1000"  # deletion cost of a pod that goes; all others cost 0 or more
-MERGE = "application/merge-patch+json"
 TRIES = 3
 CODES = {"kubernetes_unreachable": "pool_unreachable", "no_rights": "pool_refused", "unauthorized": "pool_refused"}
 

@@ -15,13 +15,12 @@ import typing as t
 
 from ..errors import FleetError
 from ..targets.kubernetes import cluster as c
-from ..targets.kubernetes.api import Api
+from ..targets.kubernetes.api import MERGE, Api
 from ..targets.kubernetes.mirror import Mirror
 from ..targets.kubernetes.objects import COMPONENT, SERVING, VERSION
 from ..targets.kubernetes.plan import pod_slot, trouble
 from . import Running, processes
 
-MERGE = "application/merge-patch+json"
 SERVERS = f"app.kubernetes.io/name=livekit,{COMPONENT}=server"
 
 

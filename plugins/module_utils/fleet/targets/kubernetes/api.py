@@ -32,6 +32,7 @@ def _library() -> t.Any:
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 TIMEOUT = 10.0
 PAGE = 500
+MERGE = "application/merge-patch+json"  # kind of a PATCH
 LIST, METADATA = "application/json", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 
 
